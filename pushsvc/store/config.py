@@ -65,6 +65,11 @@ class StoreConfig(Struct, frozen=True, kw_only=True):
         age = self.history_age if isinstance(self.history_age, int) else self.history_age.get(app, 7 * DAY)
         return -(-age // 3600)
 
+    @property
+    def lifetimes(self) -> tuple[int, int]:
+        """The lifetime of a status once its push has ended, and that of a dead letter, in ms."""
+        return self.status_ttl * 1000, self.dead_ttl * 1000
+
     def dead_most(self, app: str) -> int:
         return -(-self.dead_max // self.shards_of(app))
 

@@ -19,11 +19,12 @@ from pushsvc.errors import StoreUnavailable
 from pushsvc.model.access import ApiKey
 from pushsvc.model.codec import decode_chunk, decode_entry, encode_audience, encode_chunk, encode_event
 from pushsvc.model.delivery import BadNotification, Ended, Retry, TokenDead, Unavailable
-from pushsvc.model.devices import Device, ToAll
+from pushsvc.model.devices import ByUsers, Device, ToAll
 from pushsvc.model.push import LANES, Message, Route, Target
 from pushsvc.model.rates import Rate
 from pushsvc.model.status import FeedbackEvent
 from pushsvc.ports.entries import Taken
+from pushsvc.ports.expansion import Waiting
 from pushsvc.ports.figures import FlowNote
 from pushsvc.ports.letters import DeadFilter, ReplaySpec
 from pushsvc.ports.limits import Bucket, Question
@@ -681,6 +682,38 @@ async def test_a_status_lives_from_its_end_on(server: Server, total: int) -> Non
         await store.queue.settle("shop", *all_of(last))
         assert all(90_000 < left <= 100_000 for left in await lifetimes())
         assert await call("EXISTS", keys.prefix("shop", 0) + "t:p") == 0
+
+
+@pytest.mark.parametrize("end", ["page", "cancel", "set_aside", "erasure"])
+async def test_a_status_with_failed_deliveries_lives_as_long_as_dead_letters_however_it_ends(
+    server: Server, end: str
+) -> None:
+    """The audience of a push ends after all deliveries that it has found have failed."""
+    async with new_store(server, StoreConfig(consumer="a", status_ttl=100, dead_ttl=300)) as store:
+        anna = Device(id="d", platform="apns", token="t", user="anna", registered_at=moment(), last_seen_at=moment())
+        await store.registry.put_many("shop", [anna])
+        audience = encode_audience(ByUsers(("anna",)))
+        await store.pushes.accept(msgspec.structs.replace(make_push("p", 0), audience=audience))
+        at = await store.expansions.load("shop", "p")
+        assert at is not None
+        found = {"apns": [Target(0, "other", "other")]}
+        at = await store.expansions.advance(at, found, cursor="more", lease=0)
+        assert at is not None
+        (taken,) = await take_all(store)
+        await store.queue.settle("shop", *all_of(taken, FAILED, BadNotification()))
+        if end == "page":
+            await store.expansions.advance(at, {}, cursor=None, lease=0)
+        elif end == "cancel":
+            await store.pushes.cancel("shop", "p")
+        elif end == "set_aside":
+            await store.expansions.set_aside(Waiting("shop", "p", "normal", 0), "x")
+        else:
+            assert (await eraser(store).erase("shop", "anna", wait=30.0)).done
+        status = await store.pushes.status("shop", "p")
+        assert status is not None
+        assert (status.state, status.counts.failed) == ("cancelled" if end == "cancel" else "done", 1)
+        for key in (keys.push("shop", 0, "p"), keys.rows("shop", 0, "p"), keys.prefix("shop", 0) + "b:p"):
+            assert 270_000 < await store.link.call("PTTL", key) <= 300_000, key
 
 
 async def test_the_status_of_a_short_push_to_one_target_lives_from_its_acceptance_on(server: Server) -> None:

@@ -128,12 +128,11 @@ class RedisLeftovers(StorePart):
                 if name is not None and f"{name.app}:{name.rest}" not in busy:
                     slots.setdefault(name[:2], []).append((key, RECORD_TTL))
         removed: Counter[Any] = Counter()
-        status_ttl, dead_ttl = self._config.status_ttl * 1000, self._config.dead_ttl * 1000
         for (app, _), found in slots.items():
             answer = await self._link.script(
                 "lifetimes",
                 [key for key, _ in found],
-                [now, status_ttl, dead_ttl, int(dry_run), OPEN_MOST, *(kind for _, kind in found)],
+                [now, *self._config.lifetimes, int(dry_run), OPEN_MOST, *(kind for _, kind in found)],
             )
             removed[app, "statuses"] += answer.count(1)
             removed[app, "lifetimes"] += answer.count(2)

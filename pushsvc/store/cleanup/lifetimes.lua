@@ -32,8 +32,7 @@ local function ending(push)
   local last = math.max(tonumber(head[1] or head[5] or 0), tonumber(head[2] or 0))
   local open = head[3] == 'expanding' or (head[3] ~= 'done' and (tonumber(head[4]) or 0) > ended_of_push(push))
     or waits(push)
-  local span = tonumber(head[6] or 0) > 0 and math.max(ttl, dead_ttl) or ttl
-  return last + span + (open and open_most or 0), open
+  return last + lifetime_of(head[6], ttl, dead_ttl) + (open and open_most or 0), open
 end
 
 local function keep_until(key, at)

@@ -136,13 +136,13 @@ class Audiences(StorePart):
     async def _end(self, push: Push, shard: int, step: bytes) -> bool:
         """End a push, as if its audience were complete. Returns False where a process expands it, which then ends
         it."""
-        app, now, ttl = push.app, self._clock(), self._config.status_ttl * 1000
+        app, now = push.app, self._clock()
         total = await self._link.script(
             "expand",
             [
                 *(keys.pending(app, shard), keys.push(app, shard, push.id)),
                 *(keys.expansion(app, shard, push.id), keys.expansions(app, shard, push.lane)),
             ],
-            [keys.prefix(app, shard), push.id, now, ttl, step, "", 1, 0],
+            [keys.prefix(app, shard), push.id, now, *self._config.lifetimes, step, "", 1, 0],
         )
         return bool(total >= 0)

@@ -301,7 +301,7 @@ class Queue(StorePart):
         went = await self._link.script(
             "unschedule",
             [*(keys.scheduled(app, shard), keys.pending(app, shard)), key, keys.push(app, shard, push_id)],
-            [keys.prefix(app, shard), push_id, now, self._config.status_ttl * 1000, len(changes) // 4, *changes, *rows],
+            [keys.prefix(app, shard), push_id, now, *self._config.lifetimes, len(changes) // 4, *changes, *rows],
         )
         if went < 0:
             return False

@@ -3,26 +3,26 @@
 -- None of it is in a lane yet, so this is one step. A push without remaining targets is done.
 --
 -- KEYS  1 ps:T:scheduled; 2 ps:T:pending; 3 ps:T:s:<id>; 4 ps:T:p:<id>
--- ARGV  1 prefix `ps:T:`; 2 push id; 3 now ms; 4 status TTL ms; 5 number of chunks that change, then for each: its
--- place
---       in the list, its present form, its new form or '', the number of targets that it keeps; then for each removed
---       target: index, encoded row of a small push, or member of a large one (see settle.lua)
+-- ARGV  1 prefix `ps:T:`; 2 push id; 3 now ms; 4 status TTL ms; 5 dead-letter TTL ms; 6 number of chunks that
+--       change, then for each: its place in the list, its present form, its new form or '', the number of targets that
+--       it keeps; then for each removed target: index, encoded row of a small push, or member of a large one (see
+--       settle.lua)
 -- Returns the number of removed targets, or -1 where something was changed at the same time.
 
 -- include: retire
 
 -- layout: FEW
 
-local prefix, id, chunks = ARGV[1], ARGV[2], tonumber(ARGV[5])
-local behind = 6 + 4 * chunks
-for at = 6, behind - 1, 4 do
+local prefix, id, chunks = ARGV[1], ARGV[2], tonumber(ARGV[6])
+local behind = 7 + 4 * chunks
+for at = 7, behind - 1, 4 do
   if redis.call('LINDEX', KEYS[3], ARGV[at] + 3) ~= ARGV[at + 1] then
     return -1
   end
 end
 
 local went = (#ARGV - behind + 1) / 2
-for at = 6, behind - 1, 4 do
+for at = 7, behind - 1, 4 do
   local place = tonumber(ARGV[at])
   if ARGV[at + 2] == '' then
     for part = place, place + 3 do
@@ -55,7 +55,7 @@ if redis.call('EXISTS', KEYS[3]) == 0 then
   redis.call('ZREM', prefix .. 'normal', id)
   if total > 0 then
     redis.call('HSET', KEYS[4], 'st', 'done')
-    retire(prefix, id, total > FEW, ARGV[4])
+    retire(prefix, id, total > FEW, ARGV[4], ARGV[5])
   end
 end
 return went

@@ -7,8 +7,8 @@
 --
 -- KEYS  1 ps:T:p:<id>; 2 ps:T:cancelled; 3 ps:T:epoch; 4 ps:T:s:<id>; 5 ps:T:scheduled; 6 ps:T:pending;
 --       7 ps:T:x:<id>; 8 ps:T:revoked; 9 ps:T:heard; from 10 on ps:T:expansions:<lane> of each lane
--- ARGV  1 push id; 2 now ms; 3 status TTL ms; 4 ms for which a delivery may be open; 5 lifetime of a revocation ms;
---       then the fields to return
+-- ARGV  1 push id; 2 now ms; 3 status TTL ms; 4 dead-letter TTL ms; 5 ms for which a delivery may be open;
+--       6 lifetime of a revocation ms; then the fields to return
 -- Returns the values of those fields after the step; of a push that was scheduled platform, count, platform, count,
 -- .. of what has ended here; the revocation to wait for, or ''; and 1 if some of it may have been taken to be sent. Or false
 -- for a push that is not known.
@@ -45,13 +45,13 @@ if state ~= 'done' and state ~= 'cancelled' then
     confirmed = '1'
   else
     redis.call('ZADD', KEYS[2], ARGV[2], ARGV[1])
-    redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', ARGV[2] - ARGV[4])
+    redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', ARGV[2] - ARGV[5])
     if tonumber(retrying or 0) > 0 then
       redis.call('HSET', prefix .. 'recalled', ARGV[1], 0) -- what waits for its retry is due now: see promote.lua
     end
-    local oldest = string.format('%.0f', ARGV[2] - ARGV[5])
+    local oldest = string.format('%.0f', ARGV[2] - ARGV[6])
     place = redis.call('XADD', KEYS[8], 'MINID', '~', oldest, '*', 'p', ARGV[1])
-    redis.call('PEXPIRE', KEYS[8], ARGV[5])
+    redis.call('PEXPIRE', KEYS[8], ARGV[6])
     redis.call('SET', KEYS[3], place)
     redis.call('HSET', KEYS[1], 'cx', place)
     confirmed = redis.call('HLEN', KEYS[9]) == 0 and '1'
@@ -60,7 +60,7 @@ if state ~= 'done' and state ~= 'cancelled' then
     redis.call('HSET', KEYS[1], 'ck', 1)
   end
   if not place then
-    retire(prefix, ARGV[1], true, ARGV[3])
+    retire(prefix, ARGV[1], true, ARGV[3], ARGV[4])
   end
 end
-return { redis.call('HMGET', KEYS[1], unpack(ARGV, 6)), ended, not confirmed and place or '', place and 1 or 0 }
+return { redis.call('HMGET', KEYS[1], unpack(ARGV, 7)), ended, not confirmed and place or '', place and 1 or 0 }

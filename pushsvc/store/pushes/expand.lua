@@ -7,19 +7,19 @@
 -- which the number of steps guarantees. A step ends what was recorded of failures.
 --
 -- KEYS  1 ps:T:pending; 2 ps:T:p:<id>; 3 ps:T:x:<id>; 4 ps:T:expansions:<lane>
--- ARGV  1 prefix `ps:T:`; 2 push id; 3 now ms; 4 status TTL ms; 5 steps read; 6 next cursor; 7 1 for the last page;
---       8 lease ms; then for each chunk: platform, lane, number of targets, blob
+-- ARGV  1 prefix `ps:T:`; 2 push id; 3 now ms; 4 status TTL ms; 5 dead-letter TTL ms; 6 steps read; 7 next cursor;
+--       8 1 for the last page; 9 lease ms; then for each chunk: platform, lane, number of targets, blob
 -- Returns the deliveries of the push so far, or -1 where the step did not take place.
 
 -- include: retire
 
-local id, now, ttl = ARGV[2], ARGV[3], ARGV[4]
-if redis.call('HGET', KEYS[3], 'step') ~= ARGV[5] then
+local id, now = ARGV[2], ARGV[3]
+if redis.call('HGET', KEYS[3], 'step') ~= ARGV[6] then
   return -1
 end
 
 local added, found = {}, 0
-for at = 9, #ARGV, 4 do
+for at = 10, #ARGV, 4 do
   local lane, count = ARGV[at] .. ':' .. ARGV[at + 1], tonumber(ARGV[at + 2])
   redis.call('XADD', ARGV[1] .. 'q:' .. lane, '*', 'c', ARGV[at + 3], 'n', count)
   added[lane] = (added[lane] or 0) + count
@@ -30,18 +30,18 @@ for lane, count in pairs(added) do
 end
 
 local total = redis.call('HINCRBY', KEYS[2], 'n', found)
-if ARGV[7] ~= '1' then
+if ARGV[8] ~= '1' then
   redis.call('HSET', KEYS[2], 'st', 'expanding', 'up', now)
-  redis.call('HSET', KEYS[3], 'step', ARGV[5] + 1, 'cursor', ARGV[6])
+  redis.call('HSET', KEYS[3], 'step', ARGV[6] + 1, 'cursor', ARGV[7])
   redis.call('HDEL', KEYS[3], 'faults', 'failed', 'why')
-  redis.call('ZADD', KEYS[4], 'XX', now + ARGV[8], id)
+  redis.call('ZADD', KEYS[4], 'XX', now + ARGV[9], id)
 else
   local over = ended_of_push(KEYS[2])
   redis.call('HSET', KEYS[2], 'st', over == total and 'done' or 'sending', 'up', now)
   redis.call('DEL', KEYS[3])
   redis.call('ZREM', KEYS[4], id)
   if over == total then
-    retire(ARGV[1], id, true, ttl)
+    retire(ARGV[1], id, true, ARGV[4], ARGV[5])
   end
 end
 return total

@@ -109,7 +109,7 @@ class RedisExpansions(StorePart):
         await self._link.script(
             "abandon",
             [keys.push(app, shard, push_id), record, self._set_of(which), keys.quarantine(app, shard)],
-            [keys.prefix(app, shard), push_id, self._clock(), self._config.status_ttl * 1000, why],
+            [keys.prefix(app, shard), push_id, self._clock(), *self._config.lifetimes, why],
         )
         get_logger("store").error("expansion_quarantined", app=app, push=push_id, error=why)
 
@@ -147,7 +147,7 @@ class RedisExpansions(StorePart):
                 *(keys.expansion(push.app, shard, push.id), keys.expansions(push.app, shard, push.lane)),
             ],
             [
-                *(keys.prefix(push.app, shard), push.id, self._clock(), self._config.status_ttl * 1000),
+                *(keys.prefix(push.app, shard), push.id, self._clock(), *self._config.lifetimes),
                 *(at.step, cursor or "", int(cursor is None), lease, *args),
             ],
         )

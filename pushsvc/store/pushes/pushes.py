@@ -192,7 +192,7 @@ class RedisPushes(PushListing):
                 *(keys.expansion(app, shard, push_id), keys.revoked(app, shard), keys.heard(app, shard)),
                 *(keys.expansions(app, shard, lane) for lane in LANES),
             ],
-            [push_id, self._clock(), self._config.status_ttl * 1000, OPEN_MOST, LIFETIME, *FIELDS],
+            [push_id, self._clock(), *self._config.lifetimes, OPEN_MOST, LIFETIME, *FIELDS],
         )
         values, ended, place, launched = answer or (None, [], b"", 0)
         for platform, count in zip(ended[::2], ended[1::2], strict=True):

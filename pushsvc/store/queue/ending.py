@@ -107,10 +107,8 @@ class Ending(StorePart):
         """Record what has ended in one atomic step of `settle.lua`, and return its answer."""
         config = self._config
         now = self._clock()
-        ttl, dead_ttl, answers_ttl = config.status_ttl * 1000, config.dead_ttl * 1000, ANSWERS_TTL * 1000
-        record = Record(
-            now, ttl, dead_ttl, groups, singles, refs, slot, answers_ttl, config.dead_most(app), config.consumer
-        )
+        kept = (ANSWERS_TTL * 1000, config.dead_most(app))
+        record = Record(now, *config.lifetimes, groups, singles, refs, slot, *kept, config.consumer)
         answer: list[Any] = await self._link.record(
             "settle", [keys.pending(app, shard)], [keys.prefix(app, shard), encode_record(record)]
         )

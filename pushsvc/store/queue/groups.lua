@@ -284,12 +284,10 @@ local function account(work, total, first, counted)
     redis.call('HINCRBY', push, 'fi', -work.landed)
   end
   if over == whole then
-    local failed = tonumber(head[ENDS.failed] or 0) > 0
     if head[2] then
       redis.call('DEL', prefix .. 't:' .. id)
     end
-    -- A replay opens the delivery again, and needs to know what has ended.
-    retire(prefix, id, work.large, failed and math.max(ttl, dead_ttl) or ttl)
+    retire(prefix, id, work.large, ttl, dead_ttl, head[ENDS.failed] or 0)
   end
 end
 

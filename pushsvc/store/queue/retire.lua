@@ -4,8 +4,17 @@
 -- for a retry. What is kept beside it (bitmap and rows of a large push) ends with it. The content of a large push goes at
 -- once, unless dead letters name it: then its own lifetime is that of the last of them.
 
-local function retire(prefix, id, large, ttl)
-  redis.call('PEXPIRE', prefix .. 'p:' .. id, ttl)
+-- Returns the lifetime of a push of which `failed` deliveries have failed: a replay opens those again, and needs to know
+-- what has ended.
+local function lifetime_of(failed, ttl, dead_ttl)
+  return tonumber(failed or 0) > 0 and math.max(ttl, dead_ttl) or ttl
+end
+
+-- `failed` is read here where the caller does not know it.
+local function retire(prefix, id, large, ttl, dead_ttl, failed)
+  local push = prefix .. 'p:' .. id
+  ttl = lifetime_of(failed or redis.call('HGET', push, 'n:failed'), ttl, dead_ttl)
+  redis.call('PEXPIRE', push, ttl)
   if large then
     redis.call('PEXPIRE', prefix .. 'b:' .. id, ttl)
     redis.call('PEXPIRE', prefix .. 'r:' .. id, ttl)
