@@ -30,7 +30,7 @@ from ..settings.live import AppLive
 from ..settings.schema import AppSettings
 from ..stages.dispatch.dispatcher import Dispatcher
 from .opened import Closing, Mark, Opened, mark_of
-from .providers import expiry_of
+from .providers import expiry_of, unforeseen
 from .state.removal import removal_of
 
 CLOSE: Final = 1.0
@@ -181,6 +181,15 @@ class Accounts:
             telemetry.forget(telemetry.CREDENTIAL_EXPIRY, route.app, route.platform, value=float("inf"))
 
     async def _open_one(self, route: Route, mark: Mark) -> Opened[Provider]:
+        """Open an account. Raises `CredentialError` whatever is wrong with it: no account stops the others."""
+        try:
+            return await self._try_one(route, mark)
+        except CredentialError:
+            raise
+        except Exception as error:
+            raise unforeseen(error, f"apps.{route.app}.{route.platform}") from error
+
+    async def _try_one(self, route: Route, mark: Mark) -> Opened[Provider]:
         config = mark[0]
         if isinstance(config, AppLive):
             return await Opened.open(mark, self._open_live(route, config))

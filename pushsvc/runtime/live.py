@@ -91,7 +91,7 @@ async def run_live(settings: Settings, stop: asyncio.Event, *, listening: Callab
             ending_with(store, stop),
             noting(store.flow),
             reporting(store, current, "live", lambda: gateway.config.apps) as report,
-            applying(current.news(), change),
+            applying(current, current.news(), change),
             following(current, stop, check=check),
         ):
             listening(sockets.url)

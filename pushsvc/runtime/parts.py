@@ -147,7 +147,7 @@ async def _serving(store: Store, current: Current, stop: asyncio.Event) -> Async
             reporting(store, current, "serve", lambda: current.settings.apps, routes) as report,
             telemetry.HTTP.flushing(),
             serve(app, config) as at,
-            applying(news, change),
+            applying(current, news, change),
             watching(store, current),
         ):
             yield at
@@ -201,7 +201,7 @@ async def _dispatching(store: Store, current: Current, stop: asyncio.Event) -> A
 
         async with (
             reporting(store, current, "dispatch", lambda: [route.name for route in routes()], routes) as report,
-            applying(news, change),
+            applying(current, news, change),
             in_background(hold_removed(), "removed"),
         ):
             dispatching = asyncio.create_task(dispatch(), name="dispatch")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
+from .. import telemetry
 from ..errors import CredentialError
 from ..model.address import Addresses
 from ..model.finding import Explained, Finding
@@ -40,7 +41,7 @@ def explain(platform: Platform, reason: str, status: int) -> Explained:
 
 def expiry_of(route: Platform, config: Any) -> float | None:
     """Return when the credential of an account expires, in Unix seconds; None where it does not, or cannot be read."""
-    return min((each.expires for each in REGISTRY[route].check(config) if each.expires is not None), default=None)
+    return min((each.expires for each in _check(route, config) if each.expires is not None), default=None)
 
 
 def check_credentials(settings: Settings) -> Iterator[tuple[str, Finding]]:
@@ -48,8 +49,20 @@ def check_credentials(settings: Settings) -> Iterator[tuple[str, Finding]]:
     no provider is called."""
     for name, app in settings.apps.items():
         for route, config in app.providers.items():
-            part = f"apps.{name}.{route}"
-            try:
-                yield from ((part, finding) for finding in REGISTRY[route].check(config))
-            except CredentialError as error:
-                yield part, as_finding(error)
+            yield from ((f"apps.{name}.{route}", finding) for finding in _check(route, config))
+
+
+def unforeseen(error: Exception, section: str) -> CredentialError:
+    """Return an unexpected error of an account as what makes that account alone unusable."""
+    telemetry.get_logger("accounts").error("account_failed", section=section, **telemetry.unforeseen(error))
+    text = f"an unexpected {type(error).__name__} as it was opened or checked; `account_failed` in the log says where"
+    return CredentialError(section, text, "correct its files, and report this as a fault of pushsvc")
+
+
+def _check(route: Platform, config: Any) -> list[Finding]:
+    try:
+        return REGISTRY[route].check(config)
+    except CredentialError as error:
+        return [as_finding(error)]
+    except Exception as error:
+        return [as_finding(unforeseen(error, route))]

@@ -27,7 +27,16 @@ from ..errors import ConfigError
 from ..settings.live import AppLive
 from ..settings.schema import Settings
 from ..store import StoreConfig
-from ..telemetry import RELOAD_SUCCESSFUL, RELOAD_TIMESTAMP, begin_apps, claim, get_logger, set_level, systemd
+from ..telemetry import (
+    RELOAD_SUCCESSFUL,
+    RELOAD_TIMESTAMP,
+    begin_apps,
+    claim,
+    get_logger,
+    set_level,
+    systemd,
+    unforeseen,
+)
 from .configuration import load_settings
 
 EVERY = 1.0
@@ -122,14 +131,19 @@ async def following(
 
 
 @asynccontextmanager
-async def applying(news: asyncio.Event, change: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
-    """Call `change` while the block lasts whenever `Current` has `news` for a part: once for all that come during a
-    call. So a part that takes long to change, as until requests in flight have ended, holds up no other."""
+async def applying(current: Current, news: asyncio.Event, change: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+    """Call `change` while the block lasts whenever `current` has `news` for a part: once for all that come during a
+    call. So a part that takes long to change, as until requests in flight have ended, holds up no other. A change that
+    fails is logged and noted, and the next one is applied."""
 
     async def apply() -> None:
         while await news.wait():
             news.clear()
-            await change()
+            try:
+                await change()
+            except Exception as error:
+                get_logger("reload").error("reload_failed", **unforeseen(error))
+                current.note(f"it is applied in part: an unexpected {type(error).__name__}; `reload_failed` in the log")
 
     async with in_background(apply(), "apply"):
         yield
@@ -170,10 +184,11 @@ async def versions(
                     seen = stamp_of(all_files(watched))  # It may depend on other files, which are read from here on.
                     newer.require_apps()
                     check(newer)
-            except ConfigError as error:
-                if is_news(str(error), seen) or was_asked:
-                    log.error("reload_refused", error=str(error), running="the previous configuration")
-                current.note(str(error))
+            except Exception as error:
+                why = {"error": str(error)} if isinstance(error, ConfigError) else unforeseen(error)
+                if is_news(why["error"], seen) or was_asked:
+                    log.error("reload_refused", **why, running="the previous configuration")
+                current.note(why["error"])
                 continue
             current.note()
             current.unapplied = _fixed(started, newer)

@@ -241,7 +241,7 @@ class _Walk:
         if get_origin(kind) in (list, tuple, dict) or is_struct(kind):
             try:
                 return msgspec.json.decode(text)
-            except msgspec.DecodeError as error:
+            except (msgspec.DecodeError, RecursionError) as error:
                 self.faults(self.variable, f"expected {expected(kind, TOML)} as JSON: {error}")
                 return {} if is_struct(kind) else []
         return self.text

@@ -77,9 +77,12 @@ def _load_tree(
     providers: Mapping[str, type[Struct]],
 ) -> Settings:
     faults = Faults(TOML)
-    origins, files = overlay(tree, environ, kind, providers, faults)
-    _check_characters(tree, "", faults)
-    settings = _settings(tree, path, kind, providers, faults)
+    try:
+        origins, files = overlay(tree, environ, kind, providers, faults)
+        _check_characters(tree, "", faults)
+        settings = _settings(tree, path, kind, providers, faults)
+    except RecursionError:
+        raise ConfigError(_name(path), *_DEEP) from None
     if faults:
         raise _error(path, faults, origins)
     assert settings is not None, "no settings without a fault"
@@ -110,6 +113,13 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(str(path), f"not UTF-8 at byte {error.start}", "save the file as UTF-8") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(str(path), f"not valid TOML: {error}", _toml_remedy(text, str(error))) from None
+    except RecursionError:
+        raise ConfigError(str(path), *_DEEP) from None
+    except ValueError:  # Python reads no number of more than some thousand digits.
+        raise ConfigError(str(path), "not valid TOML: a number is too long", "write a smaller one") from None
+
+
+_DEEP: Final = ("values are nested too deeply", "look for brackets, or dots in a name, that are repeated")
 
 
 _PLACE: Final = re.compile(r"\(at line (\d+), column (\d+)\)")
@@ -327,13 +337,17 @@ def _absolute(path: str, base: Path) -> str:
 
 
 def _error(path: Path | None, faults: Faults, origins: Mapping[str, str]) -> ConfigError:
-    file = str(path) if path else "the configuration"
+    file = _name(path)
     lines = [(_origin(fault.path, origins), fault.message) for fault in faults]
     if len(lines) == 1:
         (where, message) = lines[0]
         in_file = where == faults[0].path and not where.upper().startswith(PREFIX)
         return ConfigError(where, message, f"in {file}" if in_file else "")
     return ConfigError(file, f"{len(lines)} faults" + "".join(f"\n  {where}: {message}" for where, message in lines))
+
+
+def _name(path: Path | None) -> str:
+    return str(path) if path else "the configuration"
 
 
 def _origin(path: str, origins: Mapping[str, str]) -> str:

@@ -19,7 +19,7 @@ from .exposition import (
 from .figures import *
 from .gathered import STAGES, Gathered, Instants, StageSeconds
 from .known import AppRecord, SharedRecord, begin_app, begin_apps, begin_jobs, begin_route
-from .logs import configure_logging, get_logger, redact, set_level
+from .logs import configure_logging, get_logger, redact, set_level, unforeseen
 from .metrics import *
 from .requests import HTTP, UNMATCHED, Answered
 from .states import REDIS, StateLog

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Iterable
 from typing import Any, Final, TextIO, cast
 
@@ -158,3 +159,9 @@ def set_level(level: str) -> None:
 def get_logger(name: str) -> FilteringBoundLogger:
     """Return a logger that adds its name to each event. It reads the configuration at its first event, not here."""
     return cast(FilteringBoundLogger, structlog.get_logger(name))
+
+
+def unforeseen(error: BaseException) -> dict[str, str]:
+    """Return, for the log, the type of an unexpected error and the places that it passed, without its text, which may
+    quote secrets or contents."""
+    return {"error": type(error).__name__, "where": "".join(traceback.format_tb(error.__traceback__)[-4:])}

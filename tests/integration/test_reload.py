@@ -22,6 +22,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from msgspec import structs
+from structlog.testing import capture_logs
 
 from pushsvc.runtime import reload
 from pushsvc.runtime.configuration import load_settings
@@ -469,6 +470,56 @@ def test_a_version_that_a_process_cannot_use_is_refused_until_its_files_can_be_u
         assert [each async for each in versions] == []
 
     asyncio.run(asyncio.wait_for(main(), 30))
+
+
+async def test_a_version_at_which_the_loading_itself_fails_is_refused(tmp_path: Path) -> None:
+    file, loads = tmp_path / "pushsvc.toml", 0
+    file.write_text(f"[apps.shop.live]\nsecret = '{'x' * 32}'")
+    current = reload.Current(settings := load_settings(file, {}))
+
+    def load() -> Settings:
+        nonlocal loads
+        loads += 1
+        if loads < 3:
+            raise ZeroDivisionError("hunter" + "22")
+        assert current.refusal == "ZeroDivisionError"
+        return settings
+
+    with capture_logs() as logs:
+        versions = reload.versions(current, load, asyncio.Event(), every=0.01)
+        newer = asyncio.ensure_future(anext(versions))
+        while loads < 3:
+            await asyncio.sleep(0.01)
+            reload.ask_all()
+        assert await newer == settings
+    assert (current.refusal, current.refused_since) == ("", None)
+    refused = [line for line in logs if line["event"] == "reload_refused"]
+    assert all("in load" in line["where"] for line in refused)
+    assert refused
+    assert "hunter22" not in str(logs)
+
+
+async def test_a_change_that_fails_in_a_part_is_noted_and_the_next_one_is_applied(tmp_path: Path) -> None:
+    current, applied = reload.Current(Settings()), asyncio.Event()
+    news, failed = current.news(), asyncio.Event()
+
+    async def change() -> None:
+        if not failed.is_set():
+            failed.set()
+            raise ZeroDivisionError("hunter" + "22")
+        applied.set()
+
+    with capture_logs() as logs:
+        async with reload.applying(current, news, change):
+            current.use(Settings())
+            await failed.wait()
+            await asyncio.sleep(0)
+            assert "ZeroDivisionError" in current.refusal
+            assert current.refused_since is not None
+            current.use(Settings())
+            await applied.wait()
+    assert [line["event"] for line in logs] == ["reload_failed"]
+    assert "hunter22" not in str(logs)
 
 
 @pytest.mark.parametrize("written", [True, False], ids=["beside a file", "without one"])

@@ -6,7 +6,7 @@ import datetime
 import functools
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -17,6 +17,8 @@ from cryptography.x509.oid import NameOID
 SANDBOX = "1.2.840.113635.100.6.3.1"
 PRODUCTION = "1.2.840.113635.100.6.3.2"
 TOPICS = "1.2.840.113635.100.6.3.6"
+
+ClientKey: TypeAlias = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 
 @functools.cache
@@ -49,9 +51,11 @@ def make_certificate(
     user_id: str = "com.example.shop",
     common_name: str = "Apple Push Services: com.example.shop",
     extensions: dict[str, bytes] | None = None,
-) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
-    """A self-signed client certificate with Apple's kind of subject and extensions, and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
+    bits: int = 0,
+) -> tuple[x509.Certificate, ClientKey]:
+    """A self-signed client certificate with Apple's kind of subject and extensions, and its key: an RSA one where it
+    is to have so many `bits`."""
+    key = rsa.generate_private_key(65537, bits) if bits else ec.generate_private_key(ec.SECP256R1())
     name = x509.Name(
         [x509.NameAttribute(NameOID.USER_ID, user_id), x509.NameAttribute(NameOID.COMMON_NAME, common_name)]
     )
@@ -73,7 +77,9 @@ def certificate_pem(certificate: x509.Certificate) -> bytes:
     return certificate.public_bytes(serialization.Encoding.PEM)
 
 
-def p12(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey, password: bytes | None) -> bytes:
+def p12(
+    certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey, password: bytes | None
+) -> bytes:
     kind: Any = serialization.NoEncryption() if password is None else serialization.BestAvailableEncryption(password)
     return pkcs12.serialize_key_and_certificates(b"apns", key, certificate, None, kind)
 

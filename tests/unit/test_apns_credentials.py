@@ -288,6 +288,7 @@ def test_a_certificate_is_used_in_each_of_its_forms(tmp_path: Path) -> None:
 
 def test_a_certificate_that_cannot_be_used_is_refused_without_asking_at_the_terminal(tmp_path: Path) -> None:
     certificate, key = make_certificate(start=NOW - DAY, end=NOW + DAY)
+    weak = p12(*make_certificate(start=NOW - DAY, end=NOW + DAY, bits=1024), None)
     wrong: list[tuple[dict[str, Any], str]] = [
         (
             {"cert_file": write(tmp_path / "a.pem", certificate_pem(certificate))},
@@ -296,6 +297,7 @@ def test_a_certificate_that_cannot_be_used_is_refused_without_asking_at_the_term
         ({"cert_file": write(tmp_path / "b.pem", certificate_pem(certificate) + pem(key, b"x"))}, "cert_password"),
         ({"cert_file": write(tmp_path / "c.p12", p12(certificate, key, b"x"))}, "cert_password"),
         ({"cert_file": write(tmp_path / "d.p12", b"nothing")}, "is not a PKCS #12 file"),
+        ({"cert_file": write(tmp_path / "weak.p12", weak)}, "EE_KEY_TOO_SMALL"),
         (
             {"cert_file": write(tmp_path / "e.pem", b"nothing")},
             "holds no certificate in PEM form|not a PEM certificate",

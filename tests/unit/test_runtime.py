@@ -13,6 +13,7 @@ from typing import Any, cast
 import pytest
 from msgspec.structs import replace
 from prometheus_client import REGISTRY
+from structlog.testing import capture_logs
 
 from pushsvc.api.config import ApiApp, ApiLive
 from pushsvc.errors import ConfigError
@@ -20,6 +21,7 @@ from pushsvc.live.config import LiveAppConfig
 from pushsvc.live.protocol.tokens import Claims, Verifier
 from pushsvc.live.sockets.config import SocketsConfig
 from pushsvc.model.access import ApiKey
+from pushsvc.model.finding import Finding
 from pushsvc.model.live import endpoints_of
 from pushsvc.model.push import Lane, Route
 from pushsvc.model.routing import table_of
@@ -31,7 +33,7 @@ from pushsvc.providers import REGISTRY as PROVIDERS
 from pushsvc.rules.channels import NO_LIVE, ChannelRule, ChannelRules
 from pushsvc.rules.freeze import FreezePolicy
 from pushsvc.rules.policy import PrunePolicy, RetryPolicy
-from pushsvc.runtime import accounts
+from pushsvc.runtime import accounts, providers as runtime_providers
 from pushsvc.runtime.configuration import configured_type, load_settings
 from pushsvc.runtime.live import fitting, sockets_config
 from pushsvc.runtime.parts import quiet_gc
@@ -45,6 +47,7 @@ from pushsvc.runtime.plans import (
     route_limits,
     routes_of,
 )
+from pushsvc.runtime.providers import check_credentials
 from pushsvc.runtime.state.app_stats import lanes_of
 from pushsvc.runtime.state.figures import show_frozen, show_gauges, show_webhooks
 from pushsvc.runtime.store import store_config
@@ -187,6 +190,38 @@ async def test_providers_get_the_clock_by_which_pushes_expire(tmp_path: Path, mo
     async with accounts.Accounts(store, request_timeout=1.0) as own:
         await own.open_all(load(tmp_path).apps)
     assert clocks == {"shop/apns": 7.5, "news/fcm": 7.5}
+
+
+async def test_an_account_that_fails_in_any_way_holds_its_route_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @asynccontextmanager
+    async def open_provider(route: Route, config: Any, **given: Any) -> AsyncIterator[Provider]:
+        if route.app == "shop":
+            raise ZeroDivisionError("hunter" + "22")
+        yield cast(Provider, SimpleNamespace(trouble="", aclose=None))
+
+    def check(config: Any) -> list[Finding]:
+        raise ZeroDivisionError("hunter" + "22")
+
+    kinds = {name: replace(kind, open_provider=open_provider, check=check) for name, kind in PROVIDERS.items()}
+    monkeypatch.setattr(accounts, "REGISTRY", kinds)
+    monkeypatch.setattr(runtime_providers, "REGISTRY", kinds)
+
+    store = cast(Store, SimpleNamespace(seconds=lambda: 7.5))
+    with capture_logs() as logs:
+        async with accounts.Accounts(store, request_timeout=1.0) as own:
+            await own.open_all(load(tmp_path).apps)
+            shop, news = own.providers
+        found = list(check_credentials(load(tmp_path)))
+    assert shop.trouble.startswith("credential: apps.shop.apns: an unexpected ZeroDivisionError")
+    assert news.trouble == ""
+    assert [(part, finding.level) for part, finding in found] == [
+        ("apps.shop.apns", "error"),
+        ("apps.news.fcm", "error"),
+    ]
+    assert any(line["event"] == "account_failed" and "open_provider" in line["where"] for line in logs)
+    assert "hunter22" not in str(logs)
 
 
 def test_every_bound_of_the_configuration_reaches_the_store(tmp_path: Path) -> None:

@@ -496,6 +496,24 @@ def test_an_unreadable_file(tmp_path: Path, content: bytes | None, reported: str
     assert caught.value.path == str(file)
 
 
+@pytest.mark.parametrize(
+    ("text", "reported"),
+    [
+        (f"[server]\nport = {'9' * 5000}", "a number is too long"),
+        (f"a = {'[' * 100_000}", "nested too deeply"),
+        (f"[{'.'.join('a' * 60_000)}]", "nested too deeply"),
+    ],
+    ids=["digits", "brackets", "dots"],
+)
+def test_what_the_parser_itself_cannot_take(tmp_path: Path, text: str, reported: str) -> None:
+    assert reported in refused(tmp_path, text)
+
+
+def test_a_variable_that_is_nested_too_deeply(tmp_path: Path) -> None:
+    variable = "PUSHSVC__FEEDBACK__PRUNE_ANYWAY"
+    assert variable in refused(tmp_path, "", **{variable: '{"a":' + "[" * 100_000})
+
+
 def test_a_folder_is_not_a_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"is a folder \(name the file in it"):
         load(tmp_path, {}, providers=PROVIDERS)

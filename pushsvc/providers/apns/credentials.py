@@ -139,7 +139,7 @@ def client_context(config: Config) -> ssl.SSLContext:
     try:
         # A password is always given, if an empty one: without it OpenSSL would ask at the terminal.
         context.load_cert_chain(config.cert_file, config.cert_key_file or None, lambda: config.cert_password)
-    except (ssl.SSLError, ValueError):
+    except (OSError, ValueError):
         raise CredentialError(
             config.cert_file,
             "is not a PEM certificate with its private key, or `cert_password` does not open it",
@@ -157,7 +157,12 @@ def _load_p12(context: ssl.SSLContext, config: Config) -> None:
     with _short_lived() as (file, name):
         file.write(key(password) + b"".join(part.public_bytes(Encoding.PEM) for part in chain))
         file.flush()
-        context.load_cert_chain(name, password=password)
+        try:
+            context.load_cert_chain(name, password=password)
+        except (OSError, ValueError) as error:  # as for a key that is too short for OpenSSL's level of security
+            reason = getattr(error, "reason", None) or type(error).__name__
+            text = f"holds a certificate or key that OpenSSL refuses ({reason})"
+            raise CredentialError(config.cert_file, text, "make a new certificate") from None
 
 
 @contextmanager

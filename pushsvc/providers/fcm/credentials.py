@@ -71,7 +71,7 @@ def load_service_account(config: Config, *, timeout: float = 10.0) -> ServiceAcc
     content = read_credential(path, "service_account_file")
     try:
         info = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise CredentialError(path, "is not JSON", _REMEDY) from None
     if not isinstance(info, dict) or info.get("type") != "service_account":
         raise CredentialError(path, 'is not a service account: it has no "type": "service_account"', _REMEDY)

@@ -66,5 +66,5 @@ def account_limits(config: Config) -> AccountLimits:
 def _project_of(file: str) -> str:
     try:
         return str(json.loads(Path(file).read_text(encoding="utf-8")).get("project_id", ""))
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, RecursionError, AttributeError):
         return ""  # Opening the provider says what is wrong with the file.
