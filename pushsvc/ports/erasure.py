@@ -49,21 +49,21 @@ class KeeperStep(Struct, frozen=True):
 class ErasurePass(Protocol):
     """One pass through everything stored, for all users whose erasure waited when the pass began."""
 
-    place: str
-    """Where the pass continues; empty at its beginning."""
+    @property
+    def place(self) -> str:
+        """Where the pass continues; empty at its beginning."""
 
     async def step(self, keeper: str, cursor: str) -> KeeperStep:
-        """Remove what a keeper of data stores about these users, in one bounded step that may be repeated."""
+        """Remove what a keeper of data stores about these users, in one bounded step that may be repeated. Tokens of
+        theirs that it finds are recorded before anything is removed."""
 
     async def note(self, keeper: str, stepped: KeeperStep, place: str) -> None:
         """Record what a step removed, and that the pass continues at `place`."""
 
-    async def learn(self) -> bool:
-        """Record newly found tokens of these users. Returns whether there were any."""
-
-    async def end(self, *, finished: bool) -> None:
-        """End the pass. With `finished` its erasures end too, except those that were requested again since it began:
-        the pass may have missed what was accepted in between."""
+    async def end(self) -> None:
+        """End the pass. If it has found no further tokens, its erasures end too, except those that were requested again
+        since it began: the pass may have missed what was accepted in between. Otherwise another pass follows, because
+        tokens of earlier registrations may be in places that this one had already visited."""
 
 
 class ErasureSteps(Protocol):

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from pushsvc import telemetry
 from pushsvc.api.pushes.ids import new_push_id, now_ms
 from pushsvc.errors import StoreUnavailable
-from pushsvc.model.codec import decode_audience, decode_entry, encode_audience, encode_chunk
+from pushsvc.model.codec import decode_audience, decode_entry, encode_audience, encode_chunk, encode_event
 from pushsvc.model.delivery import BadNotification, Ended, Retry, Settlement, TokenDead, Unavailable, Verdict
 from pushsvc.model.devices import Audience, ByDevices, ByTopic, ByUsers, ByWhere, Device, ToAll
 from pushsvc.model.push import LANES, Message, Push, Route, Target
@@ -33,7 +33,7 @@ from pushsvc.store.config import OPEN_MOST
 from pushsvc.store.erase.passes import keepers
 from pushsvc.store.erase.subjects import Subjects
 from pushsvc.store.part import StoreContext
-from pushsvc.store.revoke.suppression import outlived
+from pushsvc.store.revoke.suppression import ERASED_AT, ERASING_AT, outlived
 
 from .registry_audit import audit
 from .servers import KINDS, Server
@@ -682,6 +682,45 @@ async def test_tokens_of_earlier_registrations_are_found_by_the_device(world: Wo
     assert (await eraser(store).erase("shop", "anna@example.com", wait=40.0)).done
     await nothing_left(store, [*ANNA, old])
     assert await balance(store, "queued") == {"queued": 1, "cancelled": 1}
+
+
+@pytest.mark.parametrize("died", ["events", "rows"])
+async def test_tokens_that_were_found_are_not_forgotten_when_a_pass_is_interrupted(
+    died: str, monkeypatch: pytest.MonkeyPatch, world: World
+) -> None:
+    """An event names the old token and the id. The letters, which the pass has been at before, name the token alone."""
+    store, other = await open_store_of(world), await open_store_of(world, "b")
+    old = replace(ANNA[0], token="0ld0" * 16)
+    await store.registry.put_many("shop", [*ANNA, *BERT])
+    await store.pushes.accept(to("failed", old, raw=True))
+    await settle_all(store, Ended("failed", dead_letter=True), BadNotification(status=400))
+    event = FeedbackEvent(moment(), "apns", old.token, "Unregistered", "suppressed", old.id)
+    await store.link.call("XADD", keys.events("shop", 0), "*", "e", encode_event(event))
+    keeper = store.erasures.keepers[died]
+    step = keeper.step
+
+    async def dies(*args: Any) -> Any:
+        found = await step(*args)
+        raise StoreUnavailable(f"after {found}")
+
+    monkeypatch.setattr(keeper, "step", dies)
+    with pytest.raises(StoreUnavailable, match="after"):
+        await eraser(store).erase("shop", "anna@example.com", wait=40.0)
+    assert await store.link.call("XLEN", keys.events("shop", 0)) == 0
+    assert await store.dead.count("shop", DeadFilter()) == 1
+    erased = await eraser(other).erase("shop", "anna@example.com", wait=40.0)
+    assert (erased.done, erased.removed["dead_letters"]) == (True, 1)
+    await nothing_left(store, [*ANNA, old])
+    assert await mark_of(store, old) == "erased"
+
+
+async def mark_of(store: Store, of: Device) -> str:
+    """What the list has of a token."""
+    shard, digest = store.suppressions.locate("shop", of.token)
+    score = await store.link.call("ZSCORE", keys.suppressed("shop", shard, of.platform), digest)
+    if score is None or float(score) < ERASED_AT:
+        return "none"
+    return "erased" if float(score) < ERASING_AT else "erasing"
 
 
 async def test_a_large_push_and_what_nobody_can_read(world: World) -> None:

@@ -98,13 +98,11 @@ class Eraser:
 
 
 async def _continue_pass(present: ErasurePass, stopping: Callable[[], bool]) -> None:
-    """Continue a pass, and end it if it has found no further tokens. Otherwise another pass follows, because tokens
-    of earlier registrations may be in places that this one has already visited."""
+    """Continue a pass, and end it after its last step."""
     legs = [Leg(name, partial(present.step, name)) for name in ORDER]
     left = await walk(legs, share=SHARE, place=present.place, stopping=stopping, after=present.note)
-    has_new_tokens = await present.learn()
     if left is None:
-        await present.end(finished=not has_new_tokens)
+        await present.end()
 
 
 def _lock(app: str) -> str:

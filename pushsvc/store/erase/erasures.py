@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ...errors import Unreadable
 from ...model.devices import Device
@@ -22,6 +23,7 @@ from ..revoke.suppression import Suppression
 from .passes import Keeper
 from .subjects import (
     ErasureRecord,
+    FoundDevices,
     Subjects,
     decode_record,
     encode_record,
@@ -42,6 +44,8 @@ class _Pass(Struct, frozen=True, array_like=True):
     keys: dict[str, int]
     """The keys of its records, each with the value of `ErasureRecord.asked` when the pass began."""
     place: str = ""
+    again: bool = False
+    """Whether it has found further tokens, so that another pass follows: they may be where this one has been."""
 
 
 _encode_pass = msgspec.msgpack.Encoder().encode
@@ -81,7 +85,7 @@ class RedisErasures(StorePart):
         return await self._registry.hides_of_user(app, user)
 
     async def forget_name(self, app: str, user: str, cursor: str) -> tuple[Mapping[str, int], str | None]:
-        who = Subjects({key_of(user, self._hash_key): ErasureRecord(user, (), 0)}, self._hash_key, self._addresses)
+        who = self.subjects({key_of(user, self._hash_key): ErasureRecord(user, (), 0)})
         step = await self.keepers["audiences"].step(app, who, cursor)
         return {what: count for (_, what), count in step.removed.items()}, step.cursor
 
@@ -111,7 +115,12 @@ class RedisErasures(StorePart):
         if not own:
             await self._link.call("HDEL", keys.erase(app), _PRESENT)
             return None
-        return RedisErasurePass(self, self._link, app, present, Subjects(own, self._hash_key, self._addresses))
+        return RedisErasurePass(self, self._link, app, present, own)
+
+    def subjects(
+        self, records: Mapping[str, ErasureRecord], keep: Callable[[FoundDevices], Awaitable[None]] | None = None
+    ) -> Subjects:
+        return Subjects(records, self._hash_key, self._addresses, keep)
 
     # --- records ----------------------------------------------------------------------------------
 
@@ -143,13 +152,18 @@ def _read(app: str, blob: bytes) -> ErasureRecord:
 class RedisErasurePass:
     """Implements `ports.erasure.ErasurePass`."""
 
-    def __init__(self, erasures: RedisErasures, link: Link, app: str, present: _Pass, who: Subjects) -> None:
-        self.place = present.place
+    def __init__(
+        self, erasures: RedisErasures, link: Link, app: str, present: _Pass, own: Mapping[str, ErasureRecord]
+    ) -> None:
         self._erasures = erasures
         self._link = link
         self._app = app
-        self._begun = present.keys
-        self._who = who
+        self._present = present
+        self._who = erasures.subjects(own, self._learn)
+
+    @property
+    def place(self) -> str:
+        return self._present.place
 
     async def step(self, keeper: str, cursor: str) -> KeeperStep:
         return await self._erasures.keepers[keeper].step(self._app, self._who, cursor)
@@ -158,19 +172,27 @@ class RedisErasurePass:
         for key in {key for key, _ in stepped.removed}:
             own = {what: count for (each, what), count in stepped.removed.items() if each == key}
             await self._erasures.change(self._app, key, partial(noted, removed=own))
-        await self._link.call("HSET", keys.erase(self._app), _PRESENT, _encode_pass(_Pass(self._begun, place)))
+        await self._become(replace(self._present, place=place))
 
-    async def learn(self) -> bool:
-        for key, devices in self._who.new_devices.items():
+    async def _learn(self, found: FoundDevices) -> None:
+        """Record further tokens of these users, and stop all sending to them. A process that dies before the end of
+        this has removed nothing yet, so that the next one finds them again."""
+        if not self._present.again:
+            await self._become(replace(self._present, again=True))
+        for key, devices in found.items():
             tokens = [(platform, token) for _, platform, token in devices]
             await self._erasures.suppression.erasing(self._app, tokens)
-            await self._erasures.change(self._app, key, partial(with_devices, devices=devices))
-        return bool(self._who.new_devices)
+            if await self._erasures.change(self._app, key, partial(with_devices, devices=devices)) is None:
+                await self._erasures.suppression.erased(self._app, tokens)
 
-    async def end(self, *, finished: bool) -> None:
+    async def _become(self, present: _Pass) -> None:
+        self._present = present
+        await self._link.call("HSET", keys.erase(self._app), _PRESENT, _encode_pass(present))
+
+    async def end(self) -> None:
         """End the pass: remove the last traces, then the finished records, then the pass."""
         app, suppression = self._app, self._erasures.suppression
-        for key, asked in self._begun.items() if finished else ():
+        for key, asked in self._present.keys.items() if not self._present.again else ():
             blob = await self._link.call("HGET", keys.erase(app), key)
             record = None if blob is None else _read(app, blob)
             if record is None or record.asked != asked:

@@ -50,6 +50,7 @@ class Log(StorePart):
                 gone.append((entry_id, fields))
                 removed[owner, self._what] += 1
         if gone:
+            await who.keep_found()
             self._link.require(history)
             await self._remove(app, at.place, gone)
         further = SetCursor(at.place, entries[-1][0].decode()) if len(entries) == _PAGE else SetCursor(at.place + 1)

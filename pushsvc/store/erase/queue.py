@@ -178,7 +178,7 @@ class Queue(StorePart):
         removed: Counts = Counter()
         busy, targets = list(at.busy), 1
         for entry_id, fields in entries:
-            looked = _look_into(who, fields.get(b"c", b""))
+            looked = await _look_into(who, fields.get(b"c", b""))
             targets += looked.targets
             if looked.found:
                 own = _Busy(shard, platform, lane, entry_id.decode())
@@ -196,7 +196,7 @@ class Queue(StorePart):
             key, history = keys.lane(app, own.shard, own.platform, own.lane), self._link.history
             entries = await self._link.call("XRANGE", key, own.entry_id, own.entry_id)
             for _, fields in entries:
-                looked = _look_into(who, fields.get(b"c", b""))
+                looked = await _look_into(who, fields.get(b"c", b""))
                 if looked.found and not await self._remove(app, own, looked, history, removed):
                     still.append(own)
         return removed, tuple(still)
@@ -256,7 +256,7 @@ class Queue(StorePart):
         for member, _ in flat:
             lane, _, rest = member.partition(b" ")
             count, _, blob = rest.partition(b" ")
-            for found in _look_into(who, blob).found:
+            for found in (await _look_into(who, blob)).found:
                 await self._end(app, found, removed)
                 left = found.left
                 rest = b"%s %d %s" % (lane, len(left.targets), encode_chunk(left)) if left.targets else b""
@@ -287,7 +287,7 @@ class Queue(StorePart):
         platforms: list[Platform] = []
         for place in range(0, len(parts), 4):
             blob = parts[place + 3]
-            for found in _look_into(who, blob).found:
+            for found in (await _look_into(who, blob)).found:
                 left = found.left
                 changes += (place, blob, encode_chunk(left) if left.targets else b"", len(left.targets))
                 for target, owner in found.gone:
@@ -311,8 +311,8 @@ class Queue(StorePart):
         return True
 
 
-def _look_into(who: Subjects, entry: bytes) -> _Looked:
-    """Search an entry of a lane, or the one chunk of a retry or of a scheduled push."""
+async def _look_into(who: Subjects, entry: bytes) -> _Looked:
+    """Search an entry of a lane, or the one chunk of a retry or of a scheduled push, and keep the tokens found."""
     chunks, unreadable = decode_entry(entry)
     looked = _Looked([], [], unreadable)
     for chunk in chunks:
@@ -322,6 +322,7 @@ def _look_into(who: Subjects, entry: bytes) -> _Looked:
             looked.found.append(_Found(chunk, gone))
         else:
             looked.others.append(chunk)
+    await who.keep_found()
     return looked
 
 

@@ -1,9 +1,9 @@
-"""The users that are being erased, their devices, and how these are recognised in stored data. Pure."""
+"""The users that are being erased, their devices, and how these are recognised in stored data."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from hashlib import blake2b
 from typing import TypeAlias
@@ -20,6 +20,8 @@ from ..hashing import token_hash
 
 Counts: TypeAlias = Counter[tuple[str, str]]
 """The numbers of removed things, by record key and kind."""
+FoundDevices: TypeAlias = Mapping[str, Iterable[tuple[str, Platform, str]]]
+"""Devices by record key, each with its id, platform and token."""
 
 
 class ErasureRecord(Struct, frozen=True):
@@ -64,7 +66,7 @@ def joined(record: ErasureRecord | None, *, user: str, devices: Iterable[Device]
 
 def with_devices(record: ErasureRecord | None, *, devices: Iterable[tuple[str, Platform, str]]) -> ErasureRecord | None:
     """Return the record with further tokens of its devices."""
-    return record and replace(record, devices=(*record.devices, *sorted(devices)))
+    return record and replace(record, devices=(*record.devices, *sorted({*devices}.difference(record.devices))))
 
 
 def noted(record: ErasureRecord | None, *, removed: Mapping[str, int]) -> ErasureRecord | None:
@@ -76,7 +78,15 @@ class Subjects:
     """The users of one pass. A device id identifies its user whatever the token is, and a token whatever the device
     is."""
 
-    def __init__(self, records: Mapping[str, ErasureRecord], hash_key: bytes, addresses: Addresses) -> None:
+    def __init__(
+        self,
+        records: Mapping[str, ErasureRecord],
+        hash_key: bytes,
+        addresses: Addresses,
+        keep: Callable[[FoundDevices], Awaitable[None]] | None = None,
+    ) -> None:
+        """Recognise the users of these records. `keep` records tokens that are found later."""
+        self._keep = keep
         self._hash_key = hash_key
         self._addresses = addresses
         self._by_id: dict[str, str] = {}
@@ -85,7 +95,7 @@ class Subjects:
         self._device_of: dict[str, str] = {}
         """A device id of each record, to store another form of its token under."""
         self.tokens: set[tuple[Platform, str]] = set()
-        self.new_devices: dict[str, set[tuple[str, Platform, str]]] = {}
+        self._found: dict[str, set[tuple[str, Platform, str]]] = {}
         """By record key, devices with a token that was not known, such as one of an earlier registration. These are
         searched for too."""
         for key, record in records.items():
@@ -122,9 +132,16 @@ class Subjects:
             key = self._by_id.get(device_id)
         if key is not None and (platform, token) not in self.tokens:
             device_id = device_id or self._device_of[key]
-            self.new_devices.setdefault(key, set()).add((device_id, platform, token))
+            self._found.setdefault(key, set()).add((device_id, platform, token))
             self._know(key, platform, token)
         return key
+
+    async def keep_found(self) -> None:
+        """Have the tokens recorded that `of` has found since the last call. A keeper calls this before it removes what
+        it found them in: nothing else may name them."""
+        if self._found and self._keep is not None:
+            await self._keep(self._found)
+        self._found = {}
 
     def of_row(self, device_id: str | None, hashed: str) -> str | None:
         """Return the record key of a row's user, by a device id or the hash of a token, or None."""
