@@ -337,7 +337,8 @@ class MemoryLive:
 
     async def disconnect(self, app: str, device_id: str, route: LiveRoute) -> bool:
         stream = self._stream(app, device_id)
-        if stream is None or stream.route != route:
+        own = None if stream is None else stream.route
+        if stream is None or own is None or own.gateway != route.gateway or own.connection > route.connection:
             return False
         stream.route = None
         if self._state.devices[app][device_id].device.pruned_for not in SILENT:

@@ -98,7 +98,7 @@ async def test_the_stages_of_a_delivery_by_the_live_channel_add_up_to_the_whole(
     loop = asyncio.get_running_loop()
     config = LiveConfig(apps={"shop": LiveAppConfig(secret="s" * 40)})
     gateway = Gateway(config, live, confirm, Wheel(loop.time), wall=wall_clock)
-    await gateway.signs.beat()
+    await gateway.signs.give()
     member = WaitingPoll(Claims("shop", "phone", 0.0), "192.0.2.1")
     gateway.add(member)
     connected = await live.connect("shop", "phone", LiveRoute(gateway.id, member.number), issued_at=now_ms())

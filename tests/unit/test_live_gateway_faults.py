@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, get_args
 
 import msgspec
@@ -32,7 +33,6 @@ from pushsvc.live.gateway.connection import Connection
 from pushsvc.live.gateway.gateway import CALLS_AT_ONCE
 from pushsvc.live.gateway.http import HttpCalls
 from pushsvc.live.gateway.metrics import GatewayMetrics
-from pushsvc.live.gateway.signs import COMPARED
 from pushsvc.live.peer import FaultKind, Request
 from pushsvc.live.protocol import codes
 from pushsvc.live.protocol.tokens import issue
@@ -188,7 +188,7 @@ class World:
         config = LiveConfig(apps={"shop": LiveAppConfig(secret=SECRET)})
         self.gateway = Gateway(config, self.streams, self.confirm, Wheel(lambda: self.now))  # type: ignore[arg-type]  # scripted
         self.gateway.signs.settled = True
-        self.gateway.signs._given_at = self.now
+        self.gateway.signs._given_at = dict.fromkeys(config.apps, self.now)
         self.gateway.pause = self.pause  # type: ignore[method-assign]  # waits for nothing
 
     async def confirm(self, app: str, ended: Sequence[Arrival]) -> None:
@@ -218,6 +218,11 @@ class World:
         """Wait until nothing is under way."""
         while self.gateway._tasks:
             await asyncio.gather(*self.gateway._tasks, return_exceptions=True)
+
+    async def beat(self) -> None:
+        """Give a sign of life, and do what follows."""
+        await self.gateway.signs.give()
+        await self.gateway.signs.catch_up()
 
     async def until(self, reached: Callable[[], bool]) -> None:
         async with asyncio.timeout(10):
@@ -450,9 +455,9 @@ async def test_a_comparison_that_failed_is_made_again(world: World) -> None:
     present = Presence("e", 0, 0, 0, 0, LiveRoute(world.gateway.id, 1), 1)
     world.streams.lapsed, world.streams.routes = [{"shop"}, set()], [AWAY, [present], [present]]
     with pytest.raises(StoreUnavailable):
-        await world.gateway.signs.beat()
-    await world.gateway.signs.beat()
-    assert world.streams.calls == ["presence"] * 3, "and once more since its turn has come"
+        await world.beat()
+    await world.beat()
+    assert world.streams.calls == ["presence"] * 2
 
 
 @pytest.mark.parametrize("received", [[Received([], lost=True)], [AWAY, Received([])]], ids=["lost", "away"])
@@ -479,8 +484,8 @@ async def test_what_an_inbox_may_have_lost_is_compared_after_a_sign_of_life_alon
     world.streams.routes = [[Presence("e", 9, 0, 9, 9, LiveRoute(world.gateway.id, 1), 1)]] * 2
     world.streams.pages = [Page("e", 9, [], False, 0)]
     with pytest.raises(StoreUnavailable):
-        await world.gateway.signs.beat()
-    await world.gateway.signs.beat()
+        await world.beat()
+    await world.beat()
     await world.done()
     loop.cancel()
     assert [each for each in world.streams.calls if each != "receive"][:2] == ["sign", "presence"]
@@ -497,7 +502,7 @@ async def test_each_connection_has_its_turn_to_be_compared(monkeypatch: pytest.M
     cut = msgspec.structs.replace(present[3], route=None)
     world.streams.routes = [present[:2], [present[2], cut], [present[4]], present[:2]]
     for _ in range(4):
-        await world.gateway.signs.beat()
+        await world.beat()
     assert world.streams.compared == [
         ["phone-0", "phone-1"],
         ["phone-2", "phone-3"],
@@ -507,25 +512,124 @@ async def test_each_connection_has_its_turn_to_be_compared(monkeypatch: pytest.M
     assert [line.code for line in lines] == [0, 0, 0, codes.INSUFFICIENT_STATE.code, 0]
 
 
-async def test_a_sign_of_life_is_given_within_a_long_comparison(world: World) -> None:
-    for n in range(COMPARED + 1):
-        world.ask(device=f"phone-{n}")
+async def test_signs_of_life_are_given_within_a_long_comparison(world: World) -> None:
+    world.ask()
     await world.done()
-    signs, looks = [], []
+    world.streams.lifetime = 0.03
+    signs, compared = asyncio.Semaphore(0), asyncio.Event()
 
     async def beat(*_: Any) -> set[str]:
-        signs.append(world.now)
-        return set()
+        signs.release()
+        return {"shop"}
 
-    async def presence(app: str, device_ids: Sequence[str], *, gateway: str) -> list[Presence]:
-        looks.append(world.now)
-        world.now += world.streams.lifetime
-        routes = [LiveRoute(gateway, each.number) for each in world.gateway.connections.values()]
-        return [Presence("e", 0, 0, 0, 0, routes.pop(0), 1) for _ in device_ids]
+    async def presence(*_: Any, **more: Any) -> Any:
+        compared.set()
+        await asyncio.Event().wait()
 
     world.streams.beat, world.streams.presence = beat, presence  # type: ignore[method-assign,assignment]  # scripted
-    await world.gateway.signs.compare(list(world.gateway.connections.values()))
-    assert (looks, signs) == ([1000.0, 1003.0], [1003.0])
+    loop = asyncio.create_task(world.gateway.signs.run())
+    await compared.wait()
+    for _ in range(3):
+        await signs.acquire()
+    loop.cancel()
+
+
+@pytest.fixture
+def two_apps(world: World) -> World:
+    """Redis is away for `down`, the first app, and there for `shop`."""
+    apps = {name: LiveAppConfig(secret=SECRET) for name in ("down", "shop")}
+    world.gateway.use(LiveConfig(apps=apps))
+    world.gateway.signs._given_at.clear()
+    return world
+
+
+async def test_where_redis_is_away_for_an_app_the_others_have_their_signs(two_apps: World) -> None:
+    world, given = two_apps, list[str]()
+    _, line = world.ask()
+    await world.done()
+
+    async def beat(gateway: str, connections: Mapping[str, int]) -> set[str]:
+        if "down" in connections:
+            raise AWAY
+        given.extend(connections)
+        return set(connections)
+
+    world.streams.beat = beat  # type: ignore[method-assign]  # scripted
+    world.streams.routes = [[Presence("e", 0, 0, 0, 0, None, 0)]]
+    with pytest.raises(StoreUnavailable):
+        await world.gateway.signs.give()
+    await world.gateway.signs.catch_up()
+    assert (given, line.code) == (["shop"], codes.INSUFFICIENT_STATE.code), "and its connections were compared"
+
+
+async def test_where_redis_is_away_for_an_app_messages_are_forwarded_by_another(two_apps: World) -> None:
+    world = two_apps
+
+    async def gateways(app: str) -> dict[str, int]:
+        if app == "down":
+            raise AWAY
+        return {"there": 1}
+
+    world.streams.gateways, world.streams.pokes = gateways, [None]  # type: ignore[attr-defined]  # scripted
+    assert await world.gateway.forward("there", "session", b"{}")
+    with pytest.raises(StoreUnavailable):
+        await world.gateway.forward("elsewhere", "session", b"{}")
+
+
+async def test_where_redis_is_away_for_an_app_the_others_receive_and_acknowledge(two_apps: World) -> None:
+    world, gateway = two_apps, two_apps.gateway
+    connection, line = world.ask()
+    await world.done()
+    contents, waits = world.streams.contents, asyncio.Event()
+
+    async def contents_of(app: str, push_ids: Sequence[str]) -> dict[str, bytes]:
+        if app == "down":
+            raise AWAY
+        return await contents(app, push_ids)
+
+    async def confirm(app: str, ended: Sequence[Arrival]) -> None:
+        if app == "down":
+            await waits.wait()
+
+    world.streams.contents = contents_of  # type: ignore[method-assign]  # scripted
+    gateway.acks._confirm = confirm
+    recipient = Recipient(connection.number, "e", 1, 0, 1, 0)
+    items: list[InboxItem] = [Poke(app, PUSH, [recipient], platform="fcm") for app in ("down", "shop")]
+    world.streams.received = [Received(items)]
+    receiving, acking = asyncio.create_task(gateway.run_receiving()), asyncio.create_task(gateway.acks.run())
+    await world.until(lambda: not world.streams.received and len(line.written) == 2)
+    assert gateway.signs._unsure == {"down"}
+    reference = Reference(1, 0, "fcm", PUSH)
+    stuck = asyncio.create_task(gateway.acks.ack("down", "other", Position("e", 1), [reference]))
+    await asyncio.sleep(0)
+    acked = await gateway.acks.ack("shop", "phone", Position("e", 1), [reference])
+    assert (acked.fault, stuck.done()) == ("", False)
+    for task in (stuck, receiving, acking):
+        task.cancel()
+
+
+@pytest.mark.parametrize("beat", [{"shop"}, AWAY, set()], ids=["lapsed", "answer lost", "own clock"])
+async def test_after_a_pause_beyond_the_sign_of_life_all_connections_are_compared(beat: Any, world: World) -> None:
+    _, line = world.ask()
+    await world.done()
+    answers = [beat, set()]
+
+    async def give(*_: Any) -> Any:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    world.streams.beat = give  # type: ignore[method-assign,assignment]  # scripted
+    world.streams.routes = [[Presence("e", 0, 0, 0, 0, None, 0)]]
+    world.gateway.signs._next = list  # type: ignore[method-assign]  # it is not their turn
+    if beat == set():
+        world.now += world.streams.lifetime
+    with suppress(StoreUnavailable):
+        await world.gateway.signs.give()
+    await world.gateway.signs.give()
+    await world.gateway.signs.catch_up()
+    assert line.code == codes.INSUFFICIENT_STATE.code
 
 
 async def test_the_end_of_a_replaced_connection_is_announced_until_its_gateway_has_it(world: World) -> None:
@@ -534,11 +638,11 @@ async def test_the_end_of_a_replaced_connection_is_announced_until_its_gateway_h
     _, line = world.ask()
     await world.done()
     assert "connect" in line.written[0], "the device is connected all the same"
-    world.streams.routes = [[Presence("e", 0, 0, 0, 0, LiveRoute(world.gateway.id, 1), 1)]] * 2
+    world.streams.routes = [[Presence("e", 0, 0, 0, 0, LiveRoute(world.gateway.id, 1), 1)]] * 3
     with pytest.raises(StoreUnavailable):
-        await world.gateway.signs.beat()
-    await world.gateway.signs.beat()
-    await world.gateway.signs.beat()
+        await world.beat()
+    await world.beat()
+    await world.beat()
     assert world.streams.poked == [{"other": [Cut("shop", 7, "replaced")]}] * 3
 
 
@@ -553,8 +657,19 @@ async def test_a_route_that_could_not_be_taken_away_is_taken_away_later(fault: E
     connection.lost(False)
     await world.done()
     for _ in range(3):
-        await world.gateway.signs.beat()
+        await world.beat()
     assert world.streams.gone == [("phone", 1)] * 3
+
+
+async def test_of_a_device_whose_routes_cannot_be_taken_away_the_last_one_is_kept(world: World) -> None:
+    world.streams.connected = AWAY
+    world.streams.goings, world.streams.lapsed = [AWAY] * 5, [set()]
+    for _ in range(5):
+        world.ask()
+        await world.done()
+    world.streams.gone.clear()
+    await world.beat()
+    assert world.streams.gone == [("phone", 5)]
 
 
 @pytest.mark.parametrize(
@@ -590,12 +705,20 @@ async def test_a_connection_that_ended_before_it_was_replaced_has_no_route_to_ta
 
 
 async def test_a_comparison_leaves_a_connect_that_is_under_way_alone(world: World) -> None:
+    answer, connect = asyncio.Event(), world.streams.connect
+
+    async def later(*asked: Any, **more: Any) -> Any:
+        await answer.wait()
+        return await connect(*asked, **more)
+
+    world.streams.connect = later  # type: ignore[method-assign]  # scripted
     connection, line = world.ask()
     world.gateway.add(connection)
     world.streams.routes = [[Presence("e", 0, 0, 0, 0, None, 0)], [None]]
     await world.gateway.signs.compare([connection])
     await world.gateway.signs.compare([connection])
     assert line.code == 0
+    answer.set()
     await world.done()
 
 

@@ -74,7 +74,12 @@ class Acks:
         self._confirm = confirm
         self._metrics = metrics
         self._wall = wall
-        self._waiting: list[_Ack] = []
+        self._waiting: dict[str, list[_Ack]] = {}
+        """By app, until nothing of it waits, nor is being taken."""
+        self._taken_at: dict[str, float] = {}
+        """When the last step of each app ended, by the clock of the event loop."""
+        self._begun: list[str] = []
+        """Apps of which something waits, and nothing is being taken."""
         self._more = asyncio.Event()
         self._all_taken = asyncio.Event()
         self._all_taken.set()
@@ -93,10 +98,13 @@ class Acks:
         """Acknowledge everything up to a position, together with what other devices acknowledge at the same time, and
         notify `acknowledger`: a task for each acknowledgement would cost as much as all that it does. The stream is
         asked only where it has other deliveries up to there than those that the connection was given."""
-        if not self._waiting:
+        waiting = self._waiting.get(acknowledger.app)
+        if waiting is None:
+            waiting = self._waiting[acknowledger.app] = []
+            self._begun.append(acknowledger.app)
             self._all_taken.clear()
             self._more.set()
-        self._waiting.append((acknowledger, ask))
+        waiting.append((acknowledger, ask))
 
     def remember(self, push_id: str, indexes: Iterable[int], passed: Passed) -> None:
         """Note when deliveries of a push passed the stages before the gateway."""
@@ -106,28 +114,33 @@ class Acks:
             self._passed.popitem(last=False)
 
     async def run(self) -> None:
-        """Take acknowledgements until cancelled."""
+        """Take acknowledgements until cancelled, those of each app by themselves: Redis may be away for one."""
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                await self._more.wait()
+                self._more.clear()
+                begun, self._begun = self._begun, []
+                for app in begun:
+                    tasks.create_task(self._take_waiting(app))
+
+    async def _take_waiting(self, app: str) -> None:
+        """Take the acknowledgements of an app until none waits."""
         loop = asyncio.get_running_loop()
-        taken_at = -math.inf
-        while True:
-            await self._more.wait()
-            self._more.clear()
-            while self._waiting:
-                if len(self._waiting) < AT_ONCE and loop.time() - taken_at < QUIET:
-                    await asyncio.sleep(LINGER)
-                batch, self._waiting = self._waiting[:AT_ONCE], self._waiting[AT_ONCE:]
-                by_app: dict[str, list[_Ack]] = {}
-                for each in batch:
-                    by_app.setdefault(each[0].app, []).append(each)
-                for app, own in by_app.items():
-                    results: Sequence[Acked | Exception]
-                    try:
-                        results = await self._take_all(app, own)
-                    except Exception as error:  # Each device is answered with it, and the others go on.
-                        results = [error] * len(own)
-                    for (acknowledger, ask), result in zip(own, results, strict=True):
-                        acknowledger.acked(ask.id, result)
-                taken_at = loop.time()
+        while waiting := self._waiting[app]:
+            if len(waiting) < AT_ONCE and loop.time() - self._taken_at.get(app, -math.inf) < QUIET:
+                await asyncio.sleep(LINGER)
+            batch = waiting[:AT_ONCE]
+            del waiting[:AT_ONCE]
+            results: Sequence[Acked | Exception]
+            try:
+                results = await self._take_all(app, batch)
+            except Exception as error:  # Each device is answered with it, and the others go on.
+                results = [error] * len(batch)
+            for (acknowledger, ask), result in zip(batch, results, strict=True):
+                acknowledger.acked(ask.id, result)
+            self._taken_at[app] = loop.time()
+        del self._waiting[app]
+        if not self._waiting:
             self._all_taken.set()
 
     async def all_taken(self) -> None:

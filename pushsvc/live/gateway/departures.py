@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
 from typing import Final
 
 from ...errors import StoreError
-from ...ports.live import Cut, InboxItem, Live, LiveRoute
-from .faults import report
+from ...ports.live import Cut, Live, LiveRoute
+from .faults import all_of, report
 
 ENDED: Final = 16_384
 """Ended connections of which a gateway remembers whose they were, should anything still be sent to them."""
@@ -26,9 +25,9 @@ class Departures:
         self._gateway = gateway
         self._ended: OrderedDict[int, tuple[str, str]] = OrderedDict()
         """App and device of the connections that ended last, by number."""
-        self._left: dict[int, tuple[str, str]] = {}
-        """Those whose routes could not be taken away."""
-        self._owed: list[tuple[str, Cut]] = []
+        self._left: dict[str, dict[str, int]] = {}
+        """By app and device the last connection whose route could not be taken away: the earlier ones end with it."""
+        self._owed: dict[str, list[Cut]] = {}
         """Connections of other gateways that could not be ended."""
 
     def note(self, number: int, app: str, device_id: str) -> None:
@@ -43,15 +42,19 @@ class Departures:
             await self._live.poke({gateway: [cut]})
         except StoreError as error:
             report(error)
-            self._owed.append((gateway, cut))
+            self._owed.setdefault(gateway, []).append(cut)
 
     async def disconnect(self, number: int, app: str, device_id: str) -> None:
-        """Take the route of a connection that has ended away; if that fails, later."""
+        """Take the route of a connection that has ended away, or of an earlier one; if that fails, later."""
+        left = self._left.setdefault(app, {})
         try:
             await self._live.disconnect(app, device_id, LiveRoute(self._gateway, number))
         except StoreError as error:
             report(error)
-            self._left[number] = app, device_id
+            left[device_id] = max(number, left.get(device_id, 0))
+        else:
+            if left.get(device_id, number + 1) <= number:
+                del left[device_id]
 
     def outlived(self, number: int) -> tuple[str, str] | None:
         """Return the app and the device of a connection that ended long ago, once: its route is still there. Others
@@ -59,20 +62,22 @@ class Departures:
         place after its end."""
         return self._ended.pop(number, None)
 
-    async def settle(self, sign_if_due: Callable[[], Awaitable[None]]) -> None:
+    async def settle(self) -> None:
         """End connections of other gateways and take routes away, where that has failed before."""
-        while owed := self._owed[:AT_ONCE]:
-            await sign_if_due()
-            cuts: dict[str, list[InboxItem]] = {}
-            for gateway, cut in owed:
-                cuts.setdefault(gateway, []).append(cut)
-            await self._live.poke(cuts)
-            del self._owed[: len(owed)]
-        places = list(self._left.items())
+        await all_of([*map(self._settle_cuts, self._owed), *map(self._settle_routes, self._left)])
+
+    async def _settle_cuts(self, gateway: str) -> None:
+        owed = self._owed[gateway]
+        while some := owed[:AT_ONCE]:
+            await self._live.poke({gateway: some})
+            del owed[: len(some)]
+        del self._owed[gateway]
+
+    async def _settle_routes(self, app: str) -> None:
+        left = self._left[app]
+        places = list(left.items())
         for start in range(0, len(places), AT_ONCE):
-            await sign_if_due()
-            for number, _ in (some := places[start : start + AT_ONCE]):
-                del self._left[number]
-            await asyncio.gather(*(self.disconnect(number, *place) for number, place in some))
-            if some[0][0] in self._left:
+            some = places[start : start + AT_ONCE]
+            await asyncio.gather(*(self.disconnect(number, app, device_id) for device_id, number in some))
+            if some[0][0] in left:
                 break

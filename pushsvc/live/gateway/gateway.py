@@ -266,10 +266,18 @@ class Gateway:
         `TooManyRequests`, because what a session sends to one gateway costs two."""
         if not self.calls.admit((node, session), self.now()):
             raise TooManyRequests("This session sends too often.", retry_after=1)
-        for app in self.config.apps:
-            if node in await self.live.gateways(app):
+        away: StoreUnavailable | None = None  # as Redis may be for some app
+        for app in sorted(self.config.apps, key=self.signs.is_valid, reverse=True):
+            try:
+                found = node in await self.live.gateways(app)
+            except StoreUnavailable as error:
+                away = error
+                continue
+            if found:
                 await self.live.poke({node: [Forwarded(session, data)]})
                 return True
+        if away is not None:
+            raise away
         return False
 
     # --- Loops -----------------------------------------------------------------------------------------------------
@@ -281,7 +289,12 @@ class Gateway:
             try:
                 received = await inbox.receive(INBOX_WAIT)
                 for item in received.items:
-                    await self._take(item)
+                    try:
+                        await self._take(item)
+                    except StoreUnavailable:
+                        # The item is not read again: the streams of its app have what it was about.
+                        if not isinstance(item, Forwarded):
+                            self.signs.compare_app(item.app)
                 if received.lost or self._missed:
                     self.signs.compare_all()
                     self._missed = False
