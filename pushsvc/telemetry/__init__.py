@@ -1,9 +1,10 @@
 """Metrics, logs and traces: the names of all metrics, their exposition, and the configuration of structlog.
 
-`metrics.py` has the metrics that processes count, `known.py` begins their series, `requests.py` has those of HTTP
-requests, `gathered.py` observations in plain numbers, `figures.py` those of the whole service, `exposition.py` what
-`/metrics` answers; `logs.py` structlog and the standard library's loggers, `states.py` the log of a lasting state;
-`traces.py` has the traces of pushes. What is imported here is exported: of `metrics.py` and `figures.py` everything.
+`metrics.py` has the metrics that processes count, `values.py` their values in shared files, `known.py` begins their
+series, `requests.py` has those of HTTP requests, `gathered.py` observations in plain numbers, `figures.py` those of the
+whole service, `exposition.py` what `/metrics` answers; `logs.py` structlog and the standard library's loggers,
+`states.py` the log of a lasting state; `traces.py` has the traces of pushes. What is imported here is exported: of
+`metrics.py` and `figures.py` everything.
 """
 
 from . import traces

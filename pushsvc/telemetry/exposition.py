@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Final
 
@@ -24,7 +24,7 @@ from prometheus_client import (
     multiprocess,
 )
 from prometheus_client.metrics import MetricWrapperBase
-from prometheus_client.mmap_dict import MmapedDict, mmap_key
+from prometheus_client.mmap_dict import mmap_key
 from prometheus_client.registry import Collector
 
 from ..errors import ConfigError
@@ -33,6 +33,7 @@ from . import metrics
 from .figures import FIGURES
 from .metrics import CHILD_RESTARTS
 from .requests import HTTP
+from .values import SharedValues
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 """The `Content-Type` of `exposition()`."""
@@ -114,12 +115,9 @@ class SharedFolder:
         # The parent was started without the folder, so it writes the file of its counters itself.
         (family,) = CHILD_RESTARTS.describe()
         key = mmap_key(family.name, f"{family.name}_total", ["part"], [part], family.documentation)
-        values = MmapedDict(str(self.path / f"counter_{os.getpid()}.db"))  # type: ignore[no-untyped-call]  # as above
-        try:
-            count, _ = values.read_value(key)  # type: ignore[no-untyped-call]  # as above
-            values.write_value(key, count + 1.0, 0.0)  # type: ignore[no-untyped-call]  # as above
-        finally:
-            values.close()  # type: ignore[no-untyped-call]  # as above
+        with closing(SharedValues(str(self.path / f"counter_{os.getpid()}.db"))) as values:
+            count, _ = values.read_value(key)
+            values.write_value(key, count + 1.0, 0.0)
 
 
 @asynccontextmanager

@@ -14,9 +14,11 @@ from .. import __version__
 from ..model.delivery import End
 from ..model.push import Platform
 from ..model.routing import platform_of
+from .values import share_values
 
 # When a counter began is not needed, and would double the number of series.
 disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus_client leaves it untyped
+share_values()
 
 HTTP_REQUESTS = Counter("pushsvc_http_requests_total", "HTTP requests answered.", ["app", "method", "route", "code"])
 HTTP_SECONDS = Histogram(

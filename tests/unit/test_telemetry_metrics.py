@@ -213,6 +213,49 @@ def test_many_processes(tmp_path: Path) -> None:
                 worker.communicate()
 
 
+FILL = """
+filler = pathlib.Path(sys.argv[1], "filler")
+with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+    while True:
+        file.write(bytes(4096))
+"""
+IN_FULL = """
+import contextlib, functools, itertools, pathlib, sys, time
+time.monotonic = functools.partial(next, itertools.count(0.0, 60.0))  # room is looked for each time
+{at_start}
+from pushsvc import telemetry
+{later}
+telemetry.configure_logging(json=True)
+folder = telemetry.SharedFolder(pathlib.Path(sys.argv[1]))
+folder.restarted("dispatch")
+for number in range(900):
+    telemetry.DELIVERIES.labels("shop", "apns", "failed", f"reason{{number}}").inc()
+assert telemetry.exposition().count(b"pushsvc_deliveries_total{{") < 900
+filler.unlink()
+for number in range(900):
+    telemetry.DELIVERIES.labels("shop", "apns", "failed", f"reason{{number}}").inc()
+assert telemetry.exposition().count(b'"}} 2.0') == 900
+folder.restarted("dispatch")
+print("it lives")
+"""
+
+
+@pytest.mark.parametrize("full", ["at_start", "later"])
+def test_a_full_file_system_ends_no_process_and_what_was_counted_is_shown_later(tmp_path: Path, full: str) -> None:
+    """A page of a mapped file for which there is no room ends a process by SIGBUS."""
+    mount = f'mount -t tmpfs -o size=2m none {tmp_path} && exec "$@"'
+    alone = ["unshare", "--mount", "--map-root-user", "sh", "-c", mount, "sh"]
+    if shutil.which("unshare") is None or subprocess.run([*alone, "true"], capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    environ = {**os.environ, telemetry.MULTIPROCESS_ENV: str(tmp_path)}
+    script = IN_FULL.format(**{"at_start": "", "later": "", full: FILL})
+    command = [*alone, sys.executable, "-c", script, str(tmp_path)]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "it lives\n"), done.stderr
+    assert done.stderr.count('"metrics_not_shared"') == 1
+    assert done.stderr.count('"metrics_shared_again"') == 1
+
+
 async def _get(url: str) -> tuple[int, str, str]:
     async with aiohttp.ClientSession() as session, session.get(url) as response:
         return response.status, response.headers["Content-Type"], await response.text()
