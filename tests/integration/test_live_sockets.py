@@ -810,6 +810,14 @@ async def test_strangers_behind_a_proxy_are_counted_by_their_own_addresses() -> 
         client = await live.connect()
         client.send(upgrade_request(X_Forwarded_For="198.51.100.1"))
         assert (await client.answer())[0] == 429
+        for request in (
+            b"GET /connection/sse?cf_connect={} HTTP/1.1\r\n",
+            b"POST /connection/http_stream HTTP/1.1\r\nContent-Length: 0\r\n",
+        ):
+            client = await live.connect()
+            client.send(request + b"Host: g\r\nX-Forwarded-For: 198.51.100.1\r\n\r\n")
+            assert (await client.answer())[0] == 429
+        assert live.sockets._shared.sessions == {}, "nothing is kept of what is refused"
 
 
 async def test_a_stranger_sends_short_messages_only() -> None:

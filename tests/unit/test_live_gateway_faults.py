@@ -739,6 +739,26 @@ async def test_a_poll_says_what_was_lost_while_it_waited(page: Page, recovered: 
     await world.done()
 
 
+async def test_a_poll_whose_client_goes_away_during_its_connect_leaves_no_route(world: World) -> None:
+    connect, connecting, answer = world.streams.connect, asyncio.Event(), asyncio.Event()
+
+    async def later(*asked: Any, **more: Any) -> Any:
+        connecting.set()
+        await answer.wait()
+        return await connect(*asked, **more)
+
+    world.streams.connect = later  # type: ignore[method-assign]  # scripted
+    world.streams.connected, world.streams.pokes = Connected(0, True, EMPTY, 0, 0, LiveRoute("other", 7)), [None]
+    poll = asyncio.create_task(HttpCalls(world.gateway).poll(world.request("GET", "/poll")))
+    await connecting.wait()
+    poll.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await poll
+    answer.set()
+    await world.done()
+    assert (world.streams.calls, world.gateway.connections) == (["connect", "poke", "disconnect"], {})
+
+
 async def test_a_number_of_any_length_in_a_query_is_refused(world: World) -> None:
     with pytest.raises(InvalidRequest):
         await HttpCalls(world.gateway).history(world.request("GET", "/history", since="1" * 5000))

@@ -24,7 +24,16 @@ from ...errors import (
     Unauthorized,
     Unavailable,
 )
-from ...ports.live import EventReport, LiveRoute, Page, Position, Recipient, Reference, Refused as RefusedDevice
+from ...ports.live import (
+    Connected,
+    EventReport,
+    LiveRoute,
+    Page,
+    Position,
+    Recipient,
+    Reference,
+    Refused as RefusedDevice,
+)
 from ..peer import Request
 from ..protocol import codes
 from ..protocol.codec import Rendered
@@ -109,19 +118,13 @@ class HttpCalls:
         waiting = WaitingPoll(device, request.address)
         position = None if since is None or not epoch else Position(epoch, since)
         gateway.add(waiting)
+        # Not ended with the call: its step may be on its way, and the end of the connection must follow it.
+        connecting = asyncio.create_task(self._connect(waiting, device.issued_at, position))
         try:
             async with _away():
-                result = await gateway.live.connect(
-                    device.app,
-                    device.device_id,
-                    LiveRoute(gateway.id, waiting.number),
-                    issued_at=device.issued_at,
-                    position=position,
-                    limit=100,
-                )
+                result = await asyncio.shield(connecting)
             if isinstance(result, RefusedDevice):
                 raise Unauthorized(_REFUSED)
-            await gateway.replace(result.replaced, waiting)
             if result.page.publications or not seconds:
                 return await self._show(device, result.page, recovered=result.recovered)
             try:
@@ -137,7 +140,31 @@ class HttpCalls:
             return await self._show(device, page, recovered=result.recovered and same)
         finally:
             if gateway.remove(waiting):
-                gateway.spawn(gateway.disconnect(waiting))
+                gateway.spawn(self._leave(waiting, connecting))
+
+    async def _connect(
+        self, waiting: WaitingPoll, issued_at: int, position: Position | None
+    ) -> Connected | RefusedDevice:
+        """Give a poll its route, and end the connection that had it."""
+        gateway = self._gateway
+        result = await gateway.live.connect(
+            waiting.app,
+            waiting.device_id,
+            LiveRoute(gateway.id, waiting.number),
+            issued_at=issued_at,
+            position=position,
+            limit=100,
+        )
+        if isinstance(result, Connected):
+            await gateway.replace(result.replaced, waiting)
+        return result
+
+    async def _leave(self, waiting: WaitingPoll, connecting: asyncio.Task[Connected | RefusedDevice]) -> None:
+        """Take the route of a poll away, when its connect has ended."""
+        await asyncio.wait([connecting])
+        if not connecting.cancelled():
+            connecting.exception()  # A call that has ended does not ask for it.
+        await self._gateway.disconnect(waiting)
 
     async def message(self, request: Request) -> HttpAnswer:
         """Answer with the content of a push of which a notice was sent."""

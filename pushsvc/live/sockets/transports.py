@@ -245,8 +245,11 @@ class StreamTransport(LongConnection):
     def __init__(self, shared: Shared, io: asyncio.Transport, format: Format, *, chunked: bool) -> None:  # noqa: A002
         super().__init__(shared, io, format)
         self._chunked = chunked
-        self.session = session = new_session(shared.config.session_key)
-        shared.sessions[session] = self
+        self.session = new_session(shared.config.session_key)
+
+    def start(self, request: Request, head: bytes, stranger: str) -> None:
+        self._shared.sessions[self.session] = self
+        super().start(request, head, stranger)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._shared.sessions.pop(self.session, None)
