@@ -116,7 +116,7 @@ class Store:
         self.expansions = RedisExpansions(context)
         erasing = keepers(context, self.queue, liveness, revocations)
         self.erasures = RedisErasures(context, registry, suppression, self.live, erasing)
-        self.leftovers = RedisLeftovers(context)
+        self.leftovers = RedisLeftovers(context, self.erasures.end_marks)
         # It must notice a machine whose own clock is wrong.
         self.cleanups = RedisCleanups(link, wall_clock if isinstance(clock, StoreClock) else clock, self.bell.ring)
         self.workers = RedisWorkers(context)

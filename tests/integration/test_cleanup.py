@@ -22,6 +22,7 @@ from pushsvc.stages.cleanup import LOCK, clean, sweeps
 from pushsvc.store import Store, keys, open_store, wall_clock
 from pushsvc.store.cleanup.cleanups import RedisCleanups
 from pushsvc.store.registry.wire import Digests
+from pushsvc.store.revoke.suppression import ERASED_AT, ERASING_AT
 
 from .cleanup_rig import (
     AGES,
@@ -353,6 +354,35 @@ async def test_what_is_removed_with_a_write_goes_by_redis_clock(
         for key in (keys.suppressed("shop", 0, "apns"), keys.moved("shop", 0, "apns")):
             scores = (await store.link.call("ZRANGE", key, 0, -1, "WITHSCORES"))[1::2]
             assert all(abs(float(score) / 1000 - time.time()) < 60 for score in scores), key
+
+
+async def test_a_mark_that_no_erasure_names_is_ended(world: World) -> None:
+    """An erasure ended, and its token stayed marked. Two others are under way, and one has not recorded its token."""
+    store = await open_real(world)
+    left, named, new = (device(name, user=name) for name in ("left", "named", "new"))
+    await store.erasures.record("shop", "named", [named])
+    scores = {}
+    for each, age in ((left, -3_600_000), (named, -3_600_000), (new, 0)):
+        shard, digest = store.suppressions.locate("shop", each.token)
+        scores[digest] = ERASING_AT + moment() + age
+        await store.link.call("ZADD", keys.suppressed("shop", shard, "apns"), scores[digest], digest)
+
+    async def changed() -> list[bytes]:
+        key = keys.suppressed("shop", 0, "apns")
+        found = {digest: float(await store.link.call("ZSCORE", key, digest)) for digest in scores}
+        return [digest for digest, score in scores.items() if found[digest] != score]
+
+    await run(store, dry_run=True)
+    assert await changed() == []
+    await run(store)
+    shard, digest = store.suppressions.locate("shop", left.token)
+    assert await changed() == [digest]
+    score = await store.link.call("ZSCORE", keys.suppressed("shop", shard, "apns"), digest)
+    assert float(score) == ERASED_AT + moment() + 1
+    await store.link.call("HSET", keys.erase("shop"), "newer", b"\xff")  # an erasure that only a newer version can read
+    await store.link.call("ZADD", keys.suppressed("shop", shard, "apns"), scores[digest], digest)
+    await run(store)
+    assert await changed() == []
 
 
 async def test_on_a_cluster() -> None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ from pushsvc.ports.erasure import WHAT, Erasure
 from pushsvc.ports.letters import DeadFilter
 from pushsvc.rules.audience import owner_of, targets_of
 from pushsvc.runtime.providers import addresses
-from pushsvc.stages.erase import ORDER
+from pushsvc.stages.erase import ORDER, Eraser
 from pushsvc.stages.expand.fanout import expand
 from pushsvc.store import Store, StoreConfig, keys, token_hash
 from pushsvc.store.config import OPEN_MOST
@@ -721,6 +722,91 @@ async def mark_of(store: Store, of: Device) -> str:
     if score is None or float(score) < ERASED_AT:
         return "none"
     return "erased" if float(score) < ERASING_AT else "erasing"
+
+
+async def test_an_erasure_counts_and_ends_once_although_answers_are_lost(
+    monkeypatch: pytest.MonkeyPatch, world: World
+) -> None:
+    """The connection sends a script again whose answer was lost."""
+    store = await open_store_of(world)
+    await store.registry.put_many("shop", ANNA)
+    await store.pushes.accept(to("queued", *ANNA))
+    script = store.link.script
+
+    async def twice(name: str, *args: Any) -> Any:
+        if name == "swap":
+            await script(name, *args)
+        return await script(name, *args)
+
+    monkeypatch.setattr(store.link, "script", twice)
+    erased = await eraser(store).erase("shop", "anna@example.com", wait=30.0)
+    assert (erased.done, erased.removed) == (True, {"deliveries": 2})
+    assert await store.erasures.waiting(["shop"]) == []
+    assert await mark_of(store, ANNA[0]) == "erased"
+
+
+@pytest.mark.parametrize("again", [False, True])
+async def test_a_process_that_stood_still_at_the_end_marks_no_token_for_ever(
+    again: bool, monkeypatch: pytest.MonkeyPatch, world: World
+) -> None:
+    """Another process has ended the erasure meanwhile; `again`: one that was requested once more."""
+    store, other = await open_store_of(world), await open_store_of(world, "b")
+    await store.registry.put_many("shop", ANNA)
+    suppression = store.erasures.suppression
+    erased, erasing = suppression.erased, suppression.erasing
+    stood_still = False
+
+    async def taken_over() -> None:
+        await store.link.call("DEL", keys.lock("erasure-shop"))
+        assert await eraser(other).work("shop", stopping=lambda: False)
+
+    async def slow_end(*args: Any) -> None:
+        nonlocal stood_still
+        if not stood_still:
+            stood_still = True
+            await (other.erasures.record("shop", "anna@example.com", ANNA) if again else taken_over())
+        await erased(*args)
+
+    async def slow_mark(*args: Any, wait: bool = False) -> bool:
+        if stood_still:
+            await taken_over()
+        return await erasing(*args, wait=wait)
+
+    monkeypatch.setattr(suppression, "erased", slow_end)
+    monkeypatch.setattr(suppression, "erasing", slow_mark)
+    assert (await eraser(store).erase("shop", "anna@example.com", wait=30.0)).done
+    assert stood_still
+    assert await store.erasures.waiting(["shop"]) == []
+    assert await mark_of(store, ANNA[0]) == "erased"
+
+
+async def test_a_process_that_has_lost_the_lock_ends_nothing(monkeypatch: pytest.MonkeyPatch, world: World) -> None:
+    store = await open_store_of(world)
+    await store.registry.put_many("shop", ANNA)
+    keeper, lost = store.erasures.keepers["late"], False
+    step = keeper.step
+
+    async def last(*args: Any) -> Any:
+        nonlocal lost
+        found = await step(*args)
+        lost = found.cursor is None
+        return found
+
+    class Locks:
+        @asynccontextmanager
+        async def held(self, name: str, *, lease: float) -> AsyncIterator[Callable[[], bool]]:
+            yield lambda: lost
+
+    monkeypatch.setattr(keeper, "step", last)
+    locks: Any = Locks()
+    assert not (await Eraser(store.registry, store.erasures, locks).erase("shop", "anna@example.com", wait=0.5)).done
+    assert lost
+    present = await store.erasures.open_pass("shop")
+    assert present is not None
+    assert present.place.startswith("late")
+    assert await mark_of(store, ANNA[0]) == "erasing"
+    monkeypatch.undo()
+    assert (await eraser(store).erase("shop", "anna@example.com", wait=30.0)).done
 
 
 async def test_a_large_push_and_what_nobody_can_read(world: World) -> None:

@@ -11,7 +11,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from ...errors import Unreadable
-from ...ports.erasure import Erasure, ErasurePass, ErasureSteps
+from ...ports.erasure import Erasure, ErasurePass, ErasureSteps, KeeperStep
 from ...ports.registry import Registry
 from ...ports.work import Locks
 from ..walk import Leg, walk
@@ -65,7 +65,7 @@ class Eraser:
             if lost is None:
                 return False
             while not stopping() and not lost() and (present := await self._steps.open_pass(app)) is not None:
-                await _continue_pass(present, lambda: stopping() or lost())
+                await _continue_pass(present, stopping, lost)
             return not await self._steps.waiting([app])
 
     async def _begin(self, app: str, user: str) -> tuple[bool, bool]:
@@ -97,11 +97,16 @@ class Eraser:
         return dict(removed)
 
 
-async def _continue_pass(present: ErasurePass, stopping: Callable[[], bool]) -> None:
-    """Continue a pass, and end it after its last step."""
+async def _continue_pass(present: ErasurePass, stopping: Callable[[], bool], lost: Callable[[], bool]) -> None:
+    """Continue a pass, and end it after its last step. Once the lock is lost, the pass is another process's."""
+
+    async def note(keeper: str, stepped: KeeperStep, place: str) -> None:
+        if not lost():
+            await present.note(keeper, stepped, place)
+
     legs = [Leg(name, partial(present.step, name)) for name in ORDER]
-    left = await walk(legs, share=SHARE, place=present.place, stopping=stopping, after=present.note)
-    if left is None:
+    left = await walk(legs, share=SHARE, place=present.place, stopping=lambda: stopping() or lost(), after=note)
+    if left is None and not lost():
         await present.end()
 
 

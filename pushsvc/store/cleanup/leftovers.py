@@ -5,7 +5,7 @@ should not exist."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
 from ...model.status import EventKind
@@ -74,8 +74,10 @@ class _Cursor(ListingCursor, frozen=True, array_like=True):
 class RedisLeftovers(StorePart):
     """Implements `ports.cleanup.Leftovers`."""
 
-    def __init__(self, context: StoreContext) -> None:
+    def __init__(self, context: StoreContext, end_marks: Callable[[str, str, int], Awaitable[None]]) -> None:
+        """Find leftovers. `end_marks` ends the marks in a list of tokens that belong to no erasure."""
         super().__init__(context)
+        self._end_marks = end_marks
         self._orphans = Orphans(context.link, context.hash_key, context.config.addresses)
 
     async def indexes(self, app: str, *, cursor: str, dry_run: bool) -> Swept:
@@ -152,6 +154,7 @@ class RedisLeftovers(StorePart):
             further = following.decode() or None
             if name.kind == "sup" and not dry_run:
                 await self._link.call(*outlived(key, now))
+                await self._end_marks(name.app, key, now)
         elif name.kind == "streams":
             return await self._sweep_streams(name.app, key, int(name.rest), now, dry_run=dry_run), None
         elif name.kind == "t":

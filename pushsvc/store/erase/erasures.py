@@ -12,7 +12,9 @@ from msgspec.structs import replace
 
 from ...errors import Unreadable
 from ...model.devices import Device
+from ...model.push import Platform
 from ...ports.erasure import Erasure, KeeperStep
+from ...telemetry import get_logger
 from .. import keys
 from ..link.link import Link
 from ..link.unreadable import readable
@@ -33,7 +35,10 @@ from .subjects import (
     with_devices,
 )
 
+log = get_logger("store")
 REPORT_TTL = 3600
+_LONGEST = 600_000
+"""Milliseconds after which a mark has a record that names it, unless nothing does."""
 _PRESENT = "pass"
 """The field of the current pass; the other fields are digests, which are longer."""
 
@@ -76,7 +81,7 @@ class RedisErasures(StorePart):
         suppressed = await self.suppression.known(app, tokens)
         key = key_of(user, self._hash_key)
         await self.change(app, key, partial(joined, user=user, devices=devices, suppressed=suppressed))
-        confirmed = await self.suppression.erasing(app, tokens, wait=True)
+        confirmed = await self.mark(app, key, tokens, wait=True)
         # The dispatchers, which append to the streams, know of it, and the registry still has the devices.
         await self._live.forget(app, [device.id for device in devices])
         return confirmed
@@ -135,8 +140,36 @@ class RedisErasures(StorePart):
             if after == (blob or b"") or await self.swap(app, key, blob or b"", after):
                 return record
 
+    async def mark(self, app: str, key: str, tokens: Sequence[tuple[Platform, str]], *, wait: bool = False) -> bool:
+        """Stop all sending to tokens of a record, unless its erasure has ended: nothing would end their marks. Returns
+        whether all dispatchers have applied it; with `wait`, this waits for them."""
+        confirmed = await self.suppression.erasing(app, tokens, wait=wait)
+        if not await self._link.call("HEXISTS", keys.erase(app), key):
+            await self.suppression.erased(app, tokens)
+        return confirmed
+
+    async def end_marks(self, app: str, key: str, now: int) -> None:
+        """End the marks in a list of tokens that belong to no erasure, at `now` in Unix ms. A process that stood still
+        for longer than its lease, or an earlier version, may have left them."""
+        marks = await self.suppression.marks(key, until=now - _LONGEST)
+        if not marks:
+            return
+        fields = await self._link.call("HGETALL", keys.erase(app))
+        fields.pop(_PRESENT.encode(), None)
+        records = [readable(decode_record, blob, "erasure", app) for blob in fields.values()]
+        named = {
+            self.suppression.locate(app, token)[1]
+            for record in records
+            if record is not None
+            for _, _, token in record.devices
+        }
+        left = {digest: score for digest, score in marks.items() if digest not in named}
+        if left and None not in records:
+            await self.suppression.end_marks(key, left, now)
+            log.warning("erasure_marks_ended", app=app, count=len(left))
+
     async def swap(self, app: str, key: str, before: bytes, after: bytes) -> bool:
-        """Replace a record, or remove it. Returns False where it is another one by now."""
+        """Replace a record, or remove it. Returns False where it is another one by now, and another than `after`."""
         answer: Any = await self._link.script("swap", [keys.erase(app)], [key, before, after])
         return bool(answer)
 
@@ -201,6 +234,6 @@ class RedisErasurePass:
             await suppression.erased(app, tokens)
             report = msgspec.json.encode(Erasure(record.erased, True, record.removed))
             await self._link.call("SET", keys.erased(app, key), report, "EX", REPORT_TTL)
-            if not await self._erasures.swap(app, key, encode_record(record), b""):
-                await suppression.erasing(app, tokens)
+            if not await self._erasures.swap(app, key, blob, b""):
+                await self._erasures.mark(app, key, tokens)  # it was requested again
         await self._link.call("HDEL", keys.erase(app), _PRESENT)

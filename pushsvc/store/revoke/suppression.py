@@ -131,6 +131,16 @@ class Suppression(StorePart):
                 commands.append(("ZADD", key, ERASED_AT + now + 1, digest))
         await self._link.many([*commands, *(outlived(key, now) for key in {key: None for key, _ in places})])
 
+    async def marks(self, key: str, *, until: int) -> dict[bytes, int]:
+        """Return the marks of erasures in progress that began until an instant, in Unix ms: digests with scores."""
+        flat = await self._link.call("ZRANGEBYSCORE", key, ERASING_AT, ERASING_AT + until, "WITHSCORES")
+        return {digest: int(float(score)) for digest, score in zip(flat[::2], flat[1::2], strict=True)}
+
+    async def end_marks(self, key: str, marks: Mapping[bytes, int], now: int) -> None:
+        """End the erasure of these marks, as `erased` does, where none has changed."""
+        pairs = [part for digest, score in marks.items() for part in (digest, score)]
+        await self._link.script("unmark", [key], [ERASED_AT + now + 1, *pairs])
+
     def _places(self, app: str, tokens: Iterable[tuple[Platform, str]]) -> Iterable[tuple[str, bytes]]:
         """Return the places of the tokens on the list of every route of their platforms."""
         for platform, token in tokens:
