@@ -72,17 +72,22 @@ class Stopping:
     """Handles SIGTERM and SIGINT while the process works, without asking Redis. A context manager for the main thread.
     The first signal lets the current job return after its step and ends everything else; the second one ends the
     process at once. `failed` returns whether the process sent the first one to itself, because a part of it failed:
-    then its exit code is not 0, however it ends."""
+    then its exit code is not 0, however it ends. `stopped` returns whether a signal came before: then entering it
+    raises `StopRequested`."""
 
-    def __init__(self, failed: Callable[[], bool]) -> None:
+    def __init__(self, failed: Callable[[], bool], stopped: Callable[[], bool] = lambda: False) -> None:
         self.requested = False
         self._failed = failed
+        self._stopped = stopped
         self.worker: JobsWorker | None = None
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Stopping:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._before[number] = signal.signal(number, self._ask)
+        if self._stopped():
+            self.__exit__()
+            raise StopRequested
         return self
 
     def __exit__(self, *fault: object) -> None:
@@ -108,18 +113,19 @@ def run_jobs(
     *,
     listening: Callable[[str], None],
     watch: Callable[[asyncio.Event], None] = lambda gone: None,
+    stopped: Callable[[], bool] = lambda: False,
     feedback: bool = False,
 ) -> None:
-    """Work until SIGTERM or SIGINT. Call it on the main thread. Raises `ConfigError`, and the error with which the
-    companion failed. `watch` is called in the companion's loop with an event that ends the process when it is set. With
-    `feedback`, receipts are judged there."""
+    """Work until SIGTERM or SIGINT, or not at all where `stopped` returns that one came before. Call it on the main
+    thread. Raises `ConfigError`, and the error with which the companion failed. `watch` is called in the companion's
+    loop with an event that ends the process when it is set. With `feedback`, receipts are judged there."""
     settings.require_apps()
     logging.getLogger("rq").setLevel(logging.WARNING)
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     REDIS_AWAY.at = settings.jobs.shown
     current = Current(settings)
     companion = Companion(current, name, watch, feedback=feedback)
-    opened, stops = companion.running(), Stopping(lambda: companion.fault is not None)
+    opened, stops = companion.running(), Stopping(lambda: companion.fault is not None, stopped)
     with suppress(StopRequested), stops as stopping, opened as store_url, closing(KeptStore()) as kept:
         queue: JobsQueue | None = None
         context = Context(

@@ -64,7 +64,7 @@ async def keep_schedule(
                 try:
                     # The lock is free again when its owner looks the next time.
                     lease = 0.9 * until_pulse(each.seconds)
-                    turn = (rung and each.on_bell) or await store.locks.acquire(each.name, owner, lease=lease)
+                    turn = (rung and each.on_bell) or await store.locks.hold(each.name, owner, lease=lease)
                     if turn and await act(store, each, owner):
                         await store.locks.release(each.name, owner)
                         wait = SOON

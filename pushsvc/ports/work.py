@@ -87,12 +87,9 @@ class Locks(Protocol):
     async def holder(self, name: str) -> str | None:
         """Return a readable name of the lock's owner, or None where the lock is free."""
 
-    async def acquire(self, name: str, owner: str, *, lease: float) -> bool:
-        """Take a lock for `lease` seconds if it is free, and return whether it was taken. Not even `owner` can take it
-        twice. For work that one of all processes does once in that time."""
-
     async def hold(self, name: str, owner: str, *, lease: float) -> bool:
-        """Take a lock for `lease` seconds, from now on if `owner` has it. Returns False if another owner has it."""
+        """Take a lock for `lease` seconds, from now on if `owner` has it: also where the answer to an earlier call was
+        lost. Returns False if another owner has it."""
 
     async def release(self, name: str, owner: str) -> None:
         """Free a lock now, if it belongs to `owner`."""

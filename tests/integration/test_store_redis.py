@@ -546,7 +546,7 @@ async def test_every_key_is_as_documented(server: Server, store: Store) -> None:
     await store.keys.add(ApiKey("backend", "shop", "a" * 64, ()))
     await store.keys.note_use(["a" * 64])
     await store.dead.request(ReplaySpec("shop"))
-    assert await store.locks.acquire("sweep", "a", lease=60)
+    assert await store.locks.hold("sweep", "a", lease=60)
     await store.limiter.admit(ROUTE, Rate(10, 86_400), ["token"], question=Question("normal", 1))
     await store.limiter.lease(Bucket("shop.0", "app", Rate(10, 60), burst=60.0), 1)
     await store.pushes.accept_once([make_push("once", 1)], key=b"sixteen digest b", record=b"record")

@@ -29,9 +29,6 @@ class Locks:
     def __init__(self) -> None:
         self._held: dict[str, tuple[str, float]] = {}
 
-    async def acquire(self, name: str, owner: str, *, lease: float) -> bool:
-        return self._owner(name) is None and await self.hold(name, owner, lease=lease)
-
     async def hold(self, name: str, owner: str, *, lease: float) -> bool:
         if self._owner(name) not in (None, owner):
             return False

@@ -32,8 +32,8 @@ def _one(settings: Settings, *, feedback: bool) -> None:
     from ... import jobs as work, telemetry
 
     log = telemetry.get_logger("jobs")
-    if not was_stopped():
-        work.run_jobs(settings, listening=lambda where: report_ready(log, where), watch=_watch, feedback=feedback)
+    ready = partial(report_ready, log)
+    work.run_jobs(settings, listening=ready, watch=_watch, stopped=was_stopped, feedback=feedback)
     log.info("stopped", pid=os.getpid())
 
 

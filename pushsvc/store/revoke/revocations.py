@@ -39,7 +39,8 @@ PATIENCE = 2.0
 _POLL = 0.05
 _FIRST_LOOK, _LAST_LOOK = 0.002, 0.02
 _AFTER = 60.0
-"""Seconds for which a cancel is still confirmed after its caller has stopped waiting."""
+"""Seconds at least for which a cancel is still confirmed after its caller has stopped waiting; longer where it takes
+longer until a dispatcher that is gone is struck off."""
 
 
 def entry_order(entry_id: bytes | str) -> tuple[int, int]:
@@ -230,7 +231,8 @@ class Revocations(StorePart):
         `PATIENCE`. A cancelled push is recorded as confirmed then. Raises `StoreUnavailable`."""
         wait = self._waits.get((app, shard))
         if wait is None:
-            wait = self._waits[app, shard] = _Wait(self._link, app, shard)
+            after = max(_AFTER, 4 * self._config.alive_ttl)
+            wait = self._waits[app, shard] = _Wait(self._link, app, shard, after=after)
         return await wait.until(place, push_id)
 
     async def aclose(self) -> None:
@@ -259,20 +261,24 @@ class _Wait:
     revocation is that others did not acknowledge.
     """
 
-    def __init__(self, link: Link, app: str, shard: int) -> None:
+    def __init__(self, link: Link, app: str, shard: int, *, after: float) -> None:
+        """Wait at this shard of an app. A cancel is confirmed for `after` seconds more than its caller waits."""
         self._link = link
+        self._after = after
         self._key = keys.heard(app, shard)
         self._prefix = keys.prefix(app, shard)
         self._waiting: list[_Confirmation] = []
         self._places: dict[bytes, tuple[bytes, float]] = {}
         """The last response of each consumer, and since when we know it."""
         self._silent: set[bytes] = set()
+        self._more = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     async def until(self, place: str, push_id: str) -> bool:
         loop = asyncio.get_running_loop()
         waiter = _Confirmation(place, push_id, loop.time() + PATIENCE)
         self._waiting.append(waiter)
+        self._more.set()
         if self._task is None or self._task.done():
             self._task = loop.create_task(self._look(), name="revocations")
         await asyncio.wait([waiter.future], timeout=PATIENCE)
@@ -285,6 +291,7 @@ class _Wait:
     async def _look(self) -> None:
         loop, pause = asyncio.get_running_loop(), _FIRST_LOOK
         while self._waiting:
+            self._more.clear()
             waiting = list(self._waiting)
             try:
                 acknowledged: dict[bytes, bytes] = await self._link.call("HGETALL", self._key)
@@ -294,22 +301,33 @@ class _Wait:
                 for first in range(0, len(pushes), MOST):
                     await self._link.script("confirm", [self._key], [self._prefix, *pushes[first : first + MOST]])
             except StoreError as error:
+                ready = set()
                 for each in self._waiting:
                     if loop.time() < each.until and not each.future.done():
                         each.future.set_exception(error)
-                self._waiting.clear()
-                return
+            else:
+                self._answer(waiting, ready, acknowledged)
             now = loop.time()
-            self._note_silent(acknowledged, now)
-            active = [place for name, place in acknowledged.items() if name not in self._silent]
-            least_active = min(map(entry_order, active), default=None)
-            for each in waiting:
-                if not each.future.done() and (each in ready or least_active is None or each.place <= least_active):
-                    each.future.set_result(each in ready)
-            self._waiting = [each for each in self._waiting if each not in ready and now < each.until + _AFTER]
+            self._waiting = [each for each in self._waiting if each not in ready and now < each.until + self._after]
             urgent = any(now < each.until and not each.future.done() for each in self._waiting)
             pause = _FIRST_LOOK if ready else min(_LAST_LOOK if urgent else 1.0, pause * 1.5)
-            await asyncio.sleep(pause)
+            if urgent:
+                await asyncio.sleep(pause)
+                continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._more.wait()
+
+    def _answer(
+        self, waiting: Sequence[_Confirmation], ready: Collection[_Confirmation], acknowledged: Mapping[bytes, bytes]
+    ) -> None:
+        """Answer the callers whose revocation has been applied, and those for whom only silent consumers are left."""
+        self._note_silent(acknowledged, asyncio.get_running_loop().time())
+        active = [place for name, place in acknowledged.items() if name not in self._silent]
+        least_active = min(map(entry_order, active), default=None)
+        for each in waiting:
+            if not each.future.done() and (each in ready or least_active is None or each.place <= least_active):
+                each.future.set_result(each in ready)
 
     def _note_silent(self, acknowledged: Mapping[bytes, bytes], now: float) -> None:
         """Record which consumers have responded, and which were waited for in vain."""

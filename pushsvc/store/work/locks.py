@@ -31,10 +31,6 @@ class RedisLocks(StorePart):
         owner = await self._link.call("GET", keys.lock(name))
         return None if owner is None else owner.decode().partition(" (")[0]
 
-    async def acquire(self, name: str, owner: str, *, lease: float) -> bool:
-        taken = await self._link.call("SET", keys.lock(name), owner, "NX", "PX", int(lease * 1000))
-        return taken is not None
-
     async def hold(self, name: str, owner: str, *, lease: float) -> bool:
         return bool(await self._link.script("hold", [keys.lock(name)], [owner, int(lease * 1000)]))
 
