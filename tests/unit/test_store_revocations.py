@@ -61,7 +61,7 @@ def test_a_cancel_is_confirmed_when_the_last_dispatcher_is_struck_off(
     run(main())
 
 
-def test_only_callers_that_wait_are_told_that_redis_is_away() -> None:
+def test_only_callers_that_wait_fail_while_redis_is_away() -> None:
     async def main() -> None:
         link = Link()
         revocations = waiting(link)

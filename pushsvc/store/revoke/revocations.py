@@ -321,7 +321,7 @@ class _Wait:
     def _answer(
         self, waiting: Sequence[_Confirmation], ready: Collection[_Confirmation], acknowledged: Mapping[bytes, bytes]
     ) -> None:
-        """Answer the callers whose revocation has been applied, and those for whom only silent consumers are left."""
+        """Answer the callers whose revocation has been applied, and those who wait for silent consumers alone."""
         self._note_silent(acknowledged, asyncio.get_running_loop().time())
         active = [place for name, place in acknowledged.items() if name not in self._silent]
         least_active = min(map(entry_order, active), default=None)
