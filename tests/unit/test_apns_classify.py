@@ -19,9 +19,13 @@ ROWS = golden("apns_classify.toml")
 MESSAGES = {
     "plain": Message("apns", b"{}", {"apns-push-type": "alert"}),
     "own topic": Message("apns", b"{}", {"apns-push-type": "alert", "apns-topic": "com.example.other"}),
+    "account's topic": Message("apns", b"{}", {"apns-push-type": "alert", "apns-topic": "com.example.shop"}),
+    "account's voip topic": Message("apns", b"{}", {"apns-push-type": "voip", "apns-topic": "com.example.shop.voip"}),
+    "voip to the plain topic": Message("apns", b"{}", {"apns-push-type": "voip", "apns-topic": "com.example.shop"}),
     "voip": Message("apns", b"{}", {"apns-push-type": "voip"}),
     "broadcast": Message("apns", b"{}", {"apns-push-type": "liveactivity", "apns-expiration": "0"}),
 }
+TOPIC = "com.example.shop"
 NOW = 1_792_000_000.0
 NOT_FIELDS = {"status", "reason", "expect_reason", "outcome", "link", "message", "body", "headers"}
 
@@ -34,7 +38,8 @@ def _name(row: dict[str, Any]) -> str:
 def test_each_row_of_the_table(row: dict[str, Any]) -> None:
     body = row["body"].encode() if "body" in row else msgspec.json.encode({"reason": row["reason"]})
 
-    outcome = classify(response(row["status"], body, row.get("headers")), MESSAGES[row.get("message", "plain")], NOW)
+    message = MESSAGES[row.get("message", "plain")]
+    outcome = classify(response(row["status"], body, row.get("headers")), message, NOW, TOPIC)
 
     assert type(outcome).__name__ == row["outcome"]
     assert outcome.status == row["status"]
@@ -64,7 +69,7 @@ def test_the_table_names_every_class_that_apns_can_mean() -> None:
     ids=lambda failure: f"{failure.reason}-{failure.maybe_sent}",
 )
 def test_no_answer_is_unavailable_and_keeps_whether_it_may_have_been_sent(failure: Failure) -> None:
-    assert classify(failure, MESSAGES["plain"], NOW) == Unavailable(
+    assert classify(failure, MESSAGES["plain"], NOW, TOPIC) == Unavailable(
         reason=failure.reason, maybe_sent=failure.maybe_sent
     )
 
@@ -73,7 +78,7 @@ def test_no_answer_is_unavailable_and_keeps_whether_it_may_have_been_sent(failur
 def test_a_timestamp_that_is_no_instant_proves_nothing(timestamp: str) -> None:
     body = f'{{"reason":"Unregistered","timestamp":{timestamp}}}'.encode()
 
-    assert classify(response(410, body), MESSAGES["plain"], NOW) == TokenDead(status=410, reason="Unregistered")
+    assert classify(response(410, body), MESSAGES["plain"], NOW, TOPIC) == TokenDead(status=410, reason="Unregistered")
 
 
 @given(
@@ -92,7 +97,7 @@ def test_a_timestamp_that_is_no_instant_proves_nothing(timestamp: str) -> None:
 def test_whatever_the_server_sends_has_a_meaning(
     status: int, body: bytes, headers: dict[str, str], message: Message
 ) -> None:
-    outcome = classify(Response(status, body, headers), message, NOW)
+    outcome = classify(Response(status, body, headers), message, NOW, TOPIC)
 
     assert isinstance(outcome, get_args(Outcome))
     assert isinstance(outcome, Sent) == (status == 200)

@@ -518,6 +518,28 @@ async def test_a_push_that_named_its_own_topic_replaces_no_connection(it: Opened
     assert it.outcomes.last == Misconfigured(status=403, reason="InvalidProviderToken", chosen=True)
 
 
+async def test_a_push_that_names_the_topic_of_the_account_chose_nothing(it: Opened) -> None:
+    named = Message("apns", b"{}", {"apns-push-type": "alert", "apns-topic": "com.example.shop"})
+    it.send(named)
+    it.pool.requests[-1].answer(refused("InvalidProviderToken"))
+    assert it.pool.renewals == 1
+    it.pool.requests[-1].answer(refused("InvalidProviderToken"))
+    it.send(named)
+    it.pool.requests[-1].answer(response(410, {"reason": "Unregistered"}))
+    assert [outcome for _, outcome in it.outcomes] == [
+        Misconfigured(status=403, reason="InvalidProviderToken"),
+        TokenDead(status=410, reason="Unregistered"),
+    ]
+
+
+async def test_an_expired_token_is_replaced_whatever_topic_the_push_names(it: Opened) -> None:
+    it.clock.now += 1300
+    it.send(Message("apns", b"{}", {"apns-push-type": "alert", "apns-topic": "com.example.other"}))
+    it.pool.requests[-1].answer(refused("ExpiredProviderToken"))
+    it.pool.requests[-1].answer(response(200))
+    assert isinstance(it.outcomes.last, Sent)
+
+
 @pytest.mark.parametrize("reason", ["BadCertificate", "Forbidden", "BadTopic"])
 async def test_no_other_refusal_is_sent_again(reason: str, it: Opened) -> None:
     it.send()

@@ -2,10 +2,10 @@
 
 Decisions that the vendor's documentation does not make:
 
-- If a topic is refused that the push chose itself, by `apns-topic` or by a push type that has a topic of its own, this
-  is the push's fault (`BadNotification`). Only a refusal of the app's plain topic holds the route: one bad push must
-  not stop all others, nor may the probe that is to end the hold be this same push forever. For the same reason
-  `DeviceTokenNotForTopic` then says nothing about the token.
+- If a topic is refused that the push chose itself, by an `apns-topic` other than the account's or by a push type that
+  has a topic of its own, this is the push's fault (`BadNotification`). Only a refusal of the app's plain topic holds
+  the route: one bad push must not stop all others, nor may the probe that is to end the hold be this same push forever.
+  For the same reason `DeviceTokenNotForTopic` then says nothing about the token.
 - Apple answers `BadDeviceToken` to a good token of the other environment too, so the token is suspect, not dead.
 - A status that Apple's table does not contain is retried from 500 up, and also where it means that the
   request was not judged (`UNJUDGED`). Other ones below 500 condemn the push, and no token.
@@ -17,7 +17,8 @@ Decisions that the vendor's documentation does not make:
   is the push's fault, like any refused topic. With a push type that has a topic of its own it may be: it holds the
   route only if a push of the plain topic gets it too (`chosen`).
 - Any other refusal of our identity, for a push that named its own topic, may be due to that topic (of another team,
-  say), and holds the route only if a push that chose nothing gets it too.
+  say), and holds the route only if a push that chose nothing gets it too. What Apple says of the token or certificate
+  alone (`_OF_THE_CREDENTIAL`) no topic can cause.
 
 Sources, under https://developer.apple.com/documentation/usernotifications/: handling-notification-responses-from-apns
 and, for broadcasts, handling-error-responses-from-apns.
@@ -54,6 +55,10 @@ TOO_MANY_TOKENS: Final = "TooManyProviderTokenUpdates"
 BROADCASTS: Final = "broadcasts"
 """The part of a route that broadcasts are."""
 
+_OF_THE_CREDENTIAL: Final = frozenset(
+    {EXPIRED_TOKEN, "MissingProviderToken", "BadCertificate", "BadCertificateEnvironment"}
+)
+
 _REASONS: Final[dict[tuple[int, str], str]] = {
     **{
         (400, reason): "notification"
@@ -85,11 +90,8 @@ _REASONS: Final[dict[tuple[int, str], str]] = {
     **{
         (403, reason): "identity"
         for reason in (
-            EXPIRED_TOKEN,
+            *_OF_THE_CREDENTIAL,
             INVALID_TOKEN,
-            "MissingProviderToken",
-            "BadCertificate",
-            "BadCertificateEnvironment",
             "BadEnvironmentKeyIdInToken",
             "Forbidden",
             UNRELATED_KEY,
@@ -118,9 +120,9 @@ class _Error(Struct):
 _decode = msgspec.json.Decoder(_Error).decode
 
 
-def classify(answer: Answer, message: Message, now: float) -> Outcome:
-    """Return the outcome that `answer` means for a push of `message`. Never raises, whatever the server sent. `now` is
-    in Unix seconds."""
+def classify(answer: Answer, message: Message, now: float, app_topic: str) -> Outcome:
+    """Return the outcome that `answer` means for a push of `message` by the account of `app_topic`. Never raises,
+    whatever the server sent. `now` is in Unix seconds."""
     if isinstance(answer, Failure):
         return Unavailable(reason=answer.reason, maybe_sent=answer.maybe_sent)
     status = answer.status
@@ -130,18 +132,21 @@ def classify(answer: Answer, message: Message, now: float) -> Outcome:
     error = read_error(answer.body)
     kind = _REASONS.get((status, error.reason)) or _by_status(status)
     reason = error.reason if error.reason in _KNOWN else f"unknown_{status}"
+    suffix = TOPIC_SUFFIX.get(message.headers.get("apns-push-type", ""), "")
+    named = message.headers.get("apns-topic", app_topic + suffix) != app_topic + suffix
+    chose = named or suffix != ""
     match kind:
-        case "topic" if not _chose_topic(message):
+        case "topic" if not chose:
             return Misconfigured(status=status, reason=reason)
-        case "suspect for the topic" if _chose_topic(message):
+        case "suspect for the topic" if chose:
             return BadNotification(status=status, reason=reason)
         case "suspect" | "suspect for the topic":
             return TokenSuspect(status=status, reason=reason)
-        case "identity for the topic" if not _named_topic(message):
-            return Misconfigured(status=status, reason=reason, chosen=_chose_topic(message))
+        case "identity for the topic" if not named:
+            return Misconfigured(status=status, reason=reason, chosen=chose)
         case "identity":
-            return Misconfigured(status=status, reason=reason, chosen=_named_topic(message))
-        case "dead" if status == 410 and _named_topic(message):
+            return Misconfigured(status=status, reason=reason, chosen=named and reason not in _OF_THE_CREDENTIAL)
+        case "dead" if status == 410 and named:
             # "No longer valid for the topic": for the push's own topic, that is, not for the app's.
             return BadNotification(status=status, reason=reason)
         case "dead":
@@ -172,15 +177,6 @@ def _by_status(status: int) -> str:
     if status == 429:
         return "throttled"
     return "notification" if 400 <= status < 500 and status not in UNJUDGED else "unavailable"
-
-
-def _named_topic(message: Message) -> bool:
-    return "apns-topic" in message.headers
-
-
-def _chose_topic(message: Message) -> bool:
-    headers = message.headers
-    return _named_topic(message) or TOPIC_SUFFIX.get(headers.get("apns-push-type", ""), "") != ""
 
 
 def _milliseconds(timestamp: object) -> int | None:

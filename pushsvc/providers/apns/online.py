@@ -61,7 +61,7 @@ def judge(config: Config, asked: ProbeResult, now: float) -> list[Finding]:
     host, answer = host_of(config.endpoint), asked.answer
     if answer is None:
         return [unreached(asked.trouble, config.cert_file)]
-    outcome = classify(answer, _MESSAGE, now)
+    outcome = classify(answer, _MESSAGE, now, config.topic)
     message = f"{host} answers {answer.status} {outcome.reason}"
     match outcome:
         case TokenSuspect() | TokenDead():

@@ -257,7 +257,7 @@ class ApnsProvider:
         return True
 
     def _classify(self, context: _Context, answer: Answer) -> Outcome:
-        outcome = classify(answer, context[0].chunk.message, self._clock())
+        outcome = classify(answer, context[0].chunk.message, self._clock(), self._topic)
         if type(outcome) is Sent:
             return structs.replace(outcome, provider_id=context[2])
         if type(outcome) is TokenDead and outcome.since is not None:
