@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from .registry import MemoryRegistry
     from .state import State
 
+COUNTED = 50
+"""The most unread pushes of which a connect counts those that are still open."""
 CUT = 0
 """The instant of a connection that is to be ended."""
 
@@ -75,6 +77,9 @@ class Stream:
     @property
     def unread(self) -> int:
         return len(self.after(self.read))
+
+    def open_after(self, offset: int, now: int) -> int:
+        return sum(each.push.expires_at > now for each in self.after(offset))
 
     def prev(self, offset: int) -> int:
         """What stands before an offset: an entry, or what was lost."""
@@ -329,7 +334,9 @@ class MemoryLive:
             since = max(since, stream.floor)
         page = Page(stream.epoch, stream.top, shown[:limit], len(shown) > limit, stream.missing(since))
         ahead = stream.missing(asked) if valid else 0
-        return Connected(since, valid and not ahead, page, stream.acked, stream.unread, replaced, ahead)
+        open_now = stream.open_after(stream.read, self._state.clock())
+        unread = open_now if stream.unread <= COUNTED else stream.unread
+        return Connected(since, valid and not ahead, page, stream.acked, unread, replaced, ahead)
 
     @staticmethod
     def _publication(stream: Stream, entry: Reference) -> Publication:
@@ -392,10 +399,10 @@ class MemoryLive:
                 continue
             read = max([each.offset for each in other.entries if each.push in newly], default=0)
             other.read = max(other.read, position.offset if name == device_id else read)
-            unread[name] = other.unread
+            unread[name] = other.open_after(other.read, self._state.clock())
             if route := self._route(app, other):
                 routes[name] = route
-                await self.poke({route.gateway: [Unread(app, route.connection, other.unread)]})
+                await self.poke({route.gateway: [Unread(app, route.connection, unread[name])]})
         return Read("", unread, routes)
 
     async def history(
@@ -443,10 +450,7 @@ class MemoryLive:
             else:
                 route = self._route(app, stream, gateway)
                 now, since = self._state.clock(), stream.since if route else 0
-                unacked, unread = (
-                    sum(each.push.expires_at > now for each in stream.after(offset))
-                    for offset in (stream.acked, stream.read)
-                )
+                unacked, unread = (stream.open_after(offset, now) for offset in (stream.acked, stream.read))
                 found.append(Presence(stream.epoch, stream.top, stream.acked, unacked, unread, route, since))
         return found
 

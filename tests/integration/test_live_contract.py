@@ -649,6 +649,18 @@ async def test_connects_and_ends_at_once_keep_the_last_connection(server: Server
         assert [row and row.route for row in rows] == [B] * len(names)
 
 
+async def test_what_has_expired_or_was_withdrawn_is_not_unread(server: Server | None) -> None:
+    async with new_world(server, LASTING) as world:
+        live = (await opened(world, "phone", "tablet")).live
+        for name in ("p1", "p2", "p3", "p4"):
+            await append(live, push_of(name, expires_at=moment() if name == "p2" else None), "phone", "tablet")
+        await live.withdraw("shop", "p3", push_of("p3").at)
+        await ack(live, "tablet", 4)  # so that nothing of it is looked at, nor removed
+        assert [(await connected(live, name)).unread for name in ("phone", "tablet")] == [2, 2]
+        assert (await live.read("shop", "phone", Position("", 1))).unread == {"phone": 1, "tablet": 1}
+        assert [row and row.unread for row in await live.presence("shop", ["phone", "tablet"])] == [1, 1]
+
+
 async def test_routes_of_a_gateway_that_died_are_none(server: Server | None) -> None:
     async with new_world(server, LASTING) as world:
         live, before = (await opened(world, "x", "y")).live, wall_clock()

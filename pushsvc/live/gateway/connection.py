@@ -150,6 +150,7 @@ class Connection:
 
     def appended(self, epoch: str, top: int, unread: int) -> None:
         """Look whether the stream has something that was not handed out."""
+        self._run(self.session.recounted(epoch, top, unread))
         self.published(Recipient(self.number, epoch, top, top, unread, 0), _NOTHING)
 
     def unread(self, count: int) -> None:

@@ -345,6 +345,13 @@ class Session:
             return []
         return [Bytes(self._codec.message(b'{"unread":%d}' % unread))]
 
+    def recounted(self, epoch: str, top: int, unread: int) -> list[Effect]:
+        """Notify the device of what is unread in its stream, up to `top`, where it was given another number:
+        with a publication come those as well that have expired or were withdrawn since the connect."""
+        if epoch != self.epoch or top != self._window.top or unread == self._unread:
+            return []
+        return self.unread(unread)
+
     def disconnect(self, disconnect: Disconnect) -> list[Effect]:
         """End the connection."""
         return [] if self._state == _CLOSED else self._end([], disconnect)

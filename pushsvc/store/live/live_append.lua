@@ -16,8 +16,9 @@
 --       its delivery, 4 bytes
 -- Returns the numbers of the changes, of the devices and of the run now: the caller appends again to devices of status
 -- MOVED that the push is for, as of these; gateways; then for each push
--- { packed, for each device status, offset, prev, unread, epoch, connection (B and 5 times I4) and place of its gateway
--- (I2), which is 0 where it is not connected; all but the status are 0 where there is no stream to name },
+-- { packed, for each device status, offset, prev, unread, of which some may have expired or been withdrawn, epoch,
+-- connection (B and 5 times I4) and place of its gateway (I2), which is 0 where it is not connected; all but the status
+-- are 0 where there is no stream to name },
 -- { for each that replaced another: place of the device, offset, index, platform, facts },
 -- { the same for each that waits for its device alone and for which the stream has no room any more },
 -- { the same for each for which the stream of a connected device has none, and which another channel carries on }

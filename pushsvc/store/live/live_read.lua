@@ -6,6 +6,7 @@
 -- Returns { fault, for each device unread or -1 without a stream, connection and gateway, or 0 and '' }
 
 -- include: live_stream
+-- include: live_open
 
 local prefix, now, epoch, offset = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 
@@ -32,7 +33,7 @@ local function read_to(number, stream, where)
   end
   local a = #answer
   local connection, _, gateway = route_of(prefix, stream, now)
-  answer[a + 1], answer[a + 2], answer[a + 3] = count_after(stream, stream.read), connection, gateway
+  answer[a + 1], answer[a + 2], answer[a + 3] = open_after(prefix, stream, stream.read, now), connection, gateway
 end
 
 read_to(n, s, offset)
