@@ -492,8 +492,8 @@ async def test_what_an_inbox_may_have_lost_is_compared_after_a_sign_of_life_alon
     assert line.code == 0
 
 
-@pytest.mark.parametrize(("top", "unread", "told"), [(0, 2, []), (0, 1, [1]), (1, 1, [])])
-async def test_a_comparison_corrects_what_is_unread(top: int, unread: int, told: list[int], world: World) -> None:
+@pytest.mark.parametrize(("top", "unread", "corrected"), [(0, 2, []), (0, 1, [1]), (1, 1, [])])
+async def test_a_comparison_corrects_what_is_unread(top: int, unread: int, corrected: list[int], world: World) -> None:
     world.streams.connected = Connected(0, False, EMPTY, 0, 2, None)
     connection, line = world.ask()
     await world.done()
@@ -501,7 +501,7 @@ async def test_a_comparison_corrects_what_is_unread(top: int, unread: int, told:
     world.streams.pages = [Page("e", top, [], False, 0)]
     await world.gateway.signs.compare([connection])
     await world.done()
-    assert [each["push"]["message"]["data"]["unread"] for each in line.written[1:]] == told
+    assert [each["push"]["message"]["data"]["unread"] for each in line.written[1:]] == corrected
 
 
 async def test_each_connection_has_its_turn_to_be_compared(monkeypatch: pytest.MonkeyPatch, world: World) -> None:
