@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
+from ... import telemetry
 from ...errors import StoreError
 from ...model.status import PushStatus
 from ...ports.pushes import PushStore
@@ -97,10 +98,15 @@ class Waits:
                         waiter.release(None)
                     elif waiter.due <= now:
                         due.append(waiter)
-                if due:
-                    # While Redis is away they keep waiting: the push may well be sent in time.
-                    with suppress(StoreError):
+                try:
+                    if due:
                         await self._look(due)
+                except StoreError:
+                    pass  # While Redis is away they keep waiting: the push may well be sent in time.
+                except Exception as error:
+                    telemetry.get_logger("waits").error("wait_failed", **telemetry.unforeseen(error))
+                    for waiter in due:
+                        waiter.release(None)
         finally:
             self._task = None
 
