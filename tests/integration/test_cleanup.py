@@ -16,11 +16,14 @@ from pushsvc.model.delivery import BadNotification, Ended
 from pushsvc.model.rates import Rate
 from pushsvc.ports.cleanup import ClocksApart
 from pushsvc.ports.limits import Bucket
+from pushsvc.ports.registry import PrunedFilter
+from pushsvc.runtime.providers import addresses
 from pushsvc.runtime.reload import Current
 from pushsvc.settings.schema import AppSettings, Settings
 from pushsvc.stages.cleanup import LOCK, clean, sweeps
 from pushsvc.store import Store, keys, open_store, wall_clock
 from pushsvc.store.cleanup.cleanups import RedisCleanups
+from pushsvc.store.registry.orphans import Orphans
 from pushsvc.store.registry.wire import Digests
 from pushsvc.store.revoke.suppression import ERASED_AT, ERASING_AT
 
@@ -39,6 +42,7 @@ from .cleanup_rig import (
     numbered,
     pack,
     run,
+    tombstone,
 )
 from .registry_audit import audit
 from .servers import KINDS, Server, running_server
@@ -354,6 +358,42 @@ async def test_what_is_removed_with_a_write_goes_by_redis_clock(
         for key in (keys.suppressed("shop", 0, "apns"), keys.moved("shop", 0, "apns")):
             scores = (await store.link.call("ZRANGE", key, 0, -1, "WITHSCORES"))[1::2]
             assert all(abs(float(score) / 1000 - time.time()) < 60 for score in scores), key
+
+
+@pytest.mark.parametrize("index", ["topic", "label"])
+async def test_an_orphan_is_found_although_the_index_shrinks_before_it(index: str, world: World) -> None:
+    """After the first step a hundred entries before the orphan go."""
+    store = await open_real(world)
+    call, pruned_for = store.link.call, PrunedFilter(platform="apns", reason="Unregistered")
+    if index == "topic":
+        devices = [device(f"d{n}", topics=("news",) if n != 150 else ()) for n in range(250)]
+    else:
+        devices = [tombstone(f"d{n}", days=1) if n != 150 else device("d150") for n in range(250)]
+        devices = [structs.replace(each, pruned_at=each.pruned_at and moment() + n) for n, each in enumerate(devices)]
+    await store.registry.put_many("shop", devices)
+    ordinals = {name: n for n, name in (await numbered(store, "shop")).items()}
+    if index == "topic":
+        assert max(ordinals.values()) < 4096
+        await call("HSET", keys.topic("shop", "news"), "0", pack(*sorted(ordinals.values())), "#", 250)
+    else:
+        await call("ZADD", keys.tombstones("shop", "apns:Unregistered"), moment() + 150, ordinals["d150"])
+        await call("HINCRBY", keys.tombstones("shop"), "apns:Unregistered", 1)
+    orphans = Orphans(store.link, store.hash_key, addresses())
+    position: str | None = ""
+    removed, steps = 0, 0
+    while position is not None:
+        if index == "topic":
+            found, position = await orphans.in_topic("shop", "news", position, dry_run=False)
+        else:
+            found, position = await orphans.of_label("shop", "apns:Unregistered", position, dry_run=False)
+        removed, steps = removed + found, steps + 1
+        if steps == 1 and index == "topic":
+            for name in sorted(ordinals, key=ordinals.__getitem__)[:100]:
+                assert await store.registry.unsubscribe("shop", "news", name)
+        elif steps == 1:
+            assert await store.registry.restore("shop", pruned_for, limit=100) == 100
+    assert steps > 1
+    assert removed == 1
 
 
 async def test_a_mark_that_no_erasure_names_is_ended(world: World) -> None:

@@ -24,7 +24,7 @@ from pushsvc.model.push import LANES, Message, Push, Route, Target
 from pushsvc.model.status import DeliveryRow, FeedbackEvent
 from pushsvc.ports.entries import Revoked, token_mark
 from pushsvc.ports.erasure import WHAT, Erasure
-from pushsvc.ports.letters import DeadFilter
+from pushsvc.ports.letters import DeadFilter, ReplaySpec
 from pushsvc.rules.audience import owner_of, targets_of
 from pushsvc.runtime.providers import addresses
 from pushsvc.stages.erase import ORDER, Eraser
@@ -829,6 +829,31 @@ async def test_a_large_push_and_what_nobody_can_read(world: World) -> None:
     assert sum(map(len, left)) == 1500
     assert await store.link.call("XLEN", keys.quarantine("shop", 0)) == 1
     assert await store.dead.count("shop", DeadFilter()) == 1500
+
+
+async def test_a_replay_hides_no_row_of_a_large_push(monkeypatch: pytest.MonkeyPatch, world: World) -> None:
+    """Between two pages of its rows, a hundred before hers are opened again."""
+    store = await open_store_of(world)
+    await store.registry.put_many("shop", ANNA)
+    crowd = [device(f"crowd-{n}") for n in range(1500)]
+    await store.registry.put_many("shop", crowd)
+    await store.pushes.accept(to("large", *crowd[:510], ANNA[0], *crowd[510:]))
+    await settle_all(store, Ended("failed", dead_letter=True), BadNotification(status=400))
+    keeper, moved = store.erasures.keepers["rows"], 0
+    step = keeper.step
+
+    async def disturbed(app: str, who: Any, cursor: str) -> Any:
+        nonlocal moved
+        found = await step(app, who, cursor)
+        if not moved and found.cursor is not None and found.cursor.endswith(",500]"):
+            job = (await store.dead.request(ReplaySpec("shop", limit=100))).job
+            moved = (await store.dead.step("shop", job, most=100)).moved
+        return found
+
+    monkeypatch.setattr(keeper, "step", disturbed)
+    assert (await eraser(store).erase("shop", "anna@example.com", wait=60.0)).done
+    assert moved == 100
+    await nothing_left(store, ANNA)
 
 
 async def test_rows_that_stand_together_keep_the_others(server: Server) -> None:

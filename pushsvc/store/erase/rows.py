@@ -33,8 +33,8 @@ _Kept: TypeAlias = tuple[bytes, bytes, _Rows]
 
 
 class _Cursor(ListingCursor, frozen=True, array_like=True):
-    rank: int = 0
-    """The place in the rows of the large push that is examined next."""
+    index: int = 0
+    """The first index of the large push whose row is examined next."""
 
 
 class Rows:
@@ -49,7 +49,7 @@ class Rows:
         at = _Cursor.read(cursor)
         removed: Counts = Counter()
         if at.waiting:
-            further = await self._look_at_large(at.waiting[0], who, at.rank, removed)
+            further = await self._look_at_large(at.waiting[0], who, at.index, removed)
             following = _Cursor(at.listing, at.waiting if further else at.waiting[1:], further)
         elif at.listing is None:
             return KeeperStep(removed, None)
@@ -93,9 +93,10 @@ class Rows:
                 await self._link.script("live_disown", of_part, devices[at : at + _MEMBERS])
         return later
 
-    async def _look_at_large(self, key: str, who: Subjects, rank: int, removed: Counts) -> int:
-        """Examine a page of the rows of a large push. Returns where to continue, or 0 at the end."""
-        members = await self._link.call("ZRANGE", key, rank, rank + _MEMBERS - 1)
+    async def _look_at_large(self, key: str, who: Subjects, first: int, removed: Counts) -> int:
+        """Examine a page of the rows of a large push, from an index on, since a replay removes rows meanwhile. Returns
+        where to continue, or 0 at the end."""
+        members = await self._link.call("ZRANGEBYSCORE", key, first, "+inf", "LIMIT", 0, _MEMBERS)
         found = []
         for index, _, blob in (member.partition(b" ") for member in members):
             try:
@@ -103,7 +104,7 @@ class Rows:
             except CodecError:
                 continue
         await self._clear_rows(key, who, found, encode_rows, removed)
-        return rank + _MEMBERS if len(members) == _MEMBERS else 0
+        return int(members[-1].partition(b" ")[0]) + 1 if len(members) == _MEMBERS else 0
 
     async def _clear_rows(
         self, key: str, who: Subjects, found: Sequence[_Kept], encode: Callable[[_Rows], bytes], removed: Counts

@@ -90,15 +90,15 @@ class Orphans:
     async def in_topic(self, app: str, topic: str, position: str, *, dry_run: bool) -> tuple[int, str | None]:
         """Examine some members of a topic."""
         key = keys.topic(app, topic)
-        number, _, skipped = (position or "0:0").partition(":")
+        number, _, first = (position or "0:0").partition(":")
         containers = await self._containers(key, int(number))
         if not containers:
             return 0 if position else await self._without_members(app, topic, dry_run=dry_run), None
         repairs: list[Repair] = []
-        looked, at = 0, int(skipped) if containers[0][0] == int(number) else 0
+        looked, least = 0, int(first) if containers[0][0] == int(number) else 0
         for number_found, value in containers:
-            members = sorted(members_of(number_found, value))
-            some = members[at : at + _DEVICES - looked]
+            members = [n for n in sorted(members_of(number_found, value)) if n >= least]
+            some = members[: _DEVICES - looked]
             documents = await self._documents(app, some)
             wrong = [n for n in some if not _has_topic(topic, documents[n])]
             if wrong:
@@ -107,27 +107,25 @@ class Orphans:
                 name = b"%d" % number_found
                 repairs.append(Repair("field", f"t:{topic}", name, value, left, len(wrong), judged))
             looked += len(some)
-            # What was taken out stands no longer in front of what follows.
-            at += len(some) - (0 if dry_run else len(wrong))
             if looked >= _DEVICES:
                 break
-            at = 0
+            least = 0
         done = await self._repair(app, repairs, dry_run=dry_run)
         if looked >= _DEVICES:
-            return done, f"{number_found}:{at}"
+            return done, f"{number_found}:{some[-1] + 1}"
         return done, f"{number_found + 1}:0"
 
     async def of_label(self, app: str, label: str, position: str, *, dry_run: bool) -> tuple[int, str | None]:
         """Examine some tombstones of a label."""
-        rank = int(position or 0)
-        members = await self._link.call("ZRANGE", keys.tombstones(app, label), rank, rank + _DEVICES - 1)
-        ordinals = [int(member) for member in members]
+        following, members = await self._link.call(
+            "ZSCAN", keys.tombstones(app, label), position or 0, "COUNT", _DEVICES
+        )
+        ordinals = [int(member) for member, _ in members]
         documents = await self._documents(app, ordinals)
         wrong = [n for n in ordinals if not _has_label(label, documents[n])]
         repairs = [Repair("member", f"x:{label}", b"%d" % n, b"", b"", 1, [(n, documents[n])]) for n in wrong]
         done = await self._repair(app, repairs, dry_run=dry_run)
-        further = rank + len(members) - (0 if dry_run else done)
-        return done, str(further) if len(members) == _DEVICES else None
+        return done, str(int(following)) if int(following) else None
 
     async def _without_members(self, app: str, topic: str, *, dry_run: bool) -> int:
         """Remove a topic that has a count and no members. Returns the number of orphans."""
