@@ -3,8 +3,10 @@
 New connections are opened first; then the route uses them, and the old ones are closed when their requests in flight
 have been answered. An account that cannot be opened leaves the old one at work, with a note.
 
-Where there is no old one, as at the start, that route alone is held: its deliveries wait, the other routes go on, and
-the account is tried again when one of its files changes.
+Where there is no old one, as at the start, that route alone is held: its deliveries wait, and the other routes go on.
+
+What could not be opened is tried again when the configuration is read, and regularly: the cause may have passed without
+a change of a file, as a lack of file descriptors does.
 
 An account that is removed from the configuration while deliveries wait leaves a held route for as long as they wait:
 their `ttl` ends them, a cancel reaches them, and reports of held routes show them. When the account is back they are
@@ -72,6 +74,8 @@ class Accounts:
         self._open: dict[Route, Opened[Provider]] = {}
         self._removed: dict[Route, _Shut] = {}
         """Routes without an account for which deliveries wait."""
+        self._refused: dict[Route, str] = {}
+        """Why accounts could not be opened, or replaced, when this was tried last."""
         self._lock = asyncio.Lock()
         """Serialises the tasks that add routes to the dispatcher and remove them."""
         self._closing = Closing()
@@ -101,7 +105,7 @@ class Accounts:
             try:
                 self._open[route] = await self._open_one(route, mark)
             except CredentialError as error:
-                self._open[route] = self._refuse(route, mark, error)
+                self._open[route] = _refusal(route, mark, self._refuse(route, error))
 
     async def hold(self, removed: Sequence[RemovedRoute], apps: Container[str], dispatcher: Dispatcher) -> None:
         """Hold these routes without an account, and stop holding earlier ones. `apps` are those of the
@@ -140,35 +144,59 @@ class Accounts:
                 self._log.warning("route_removed", app=route.app, platform=route.platform, why=why)
             else:
                 self._log.info("route_removed", app=route.app, platform=route.platform)
+        self._refused.clear()  # what is refused again is logged again
         for route, mark in wanted.items():
             before = self._open.get(route)
-            if before is not None and before.mark == mark:
+            if before is not None and before.mark == mark and not isinstance(before.account, _Shut):
                 dispatcher.notes.pop(route, None)  # a fault in between was undone
-                continue
-            try:
-                account = await self._open_one(route, mark)
-            except CredentialError as error:
-                account = self._refuse(route, mark, error)
-                if before is not None and not isinstance(before.account, _Shut):
-                    dispatcher.notes[route] = f"sends by its earlier account: {account.account.trouble}"
-                    continue
             else:
-                dispatcher.notes.pop(route, None)
-            self._open[route] = account
-            if self._removed.pop(route, None) is not None:
-                dispatcher.replace(account.account)
-                self._log.info("route_added", app=route.app, platform=route.platform)
-            elif before is None:
-                dispatcher.add(account.account)
-                self._log.info("route_added", app=route.app, platform=route.platform)
-            else:
-                dispatcher.replace(account.account)
-                self._closing.begin(before, f"close:{route.name}")
-                self._log.info("route_reopened", app=route.app, platform=route.platform)
+                await self._reopen(route, mark, dispatcher)
 
-    def _refuse(self, route: Route, mark: Mark, error: CredentialError) -> Opened[Provider]:
-        self._log.error("account_refused", app=route.app, platform=route.platform, error=str(error))
-        return Opened(mark, AsyncExitStack(), _Shut(route, f"{CREDENTIAL}{error}"))
+    async def try_refused(self, apps: Mapping[str, AppSettings], dispatcher: Dispatcher) -> bool:
+        """Try again to open the accounts of these apps that could not be opened when they were tried last. Returns
+        whether one is open now."""
+        async with self._lock:
+            asked = {route: mark for route, mark in _wanted(apps).items() if route in self._refused}
+            for route, mark in asked.items():
+                await self._reopen(route, mark, dispatcher)
+            return not asked.keys() <= self._refused.keys()
+
+    async def _reopen(self, route: Route, mark: Mark, dispatcher: Dispatcher) -> None:
+        """Open an account for a route that has none, or another one. One that cannot be opened changes nothing that
+        sends."""
+        before = self._open.get(route)
+        try:
+            account = await self._open_one(route, mark)
+        except CredentialError as error:
+            trouble = self._refuse(route, error)
+            if before is not None and isinstance(before.account, _Shut):
+                before.account.trouble = trouble
+                return
+            if before is not None:
+                dispatcher.notes[route] = f"sends by its earlier account: {trouble}"
+                return
+            account = _refusal(route, mark, trouble)
+        else:
+            self._refused.pop(route, None)
+            dispatcher.notes.pop(route, None)
+        self._open[route] = account
+        if self._removed.pop(route, None) is not None:
+            dispatcher.replace(account.account)
+            self._log.info("route_added", app=route.app, platform=route.platform)
+        elif before is None:
+            dispatcher.add(account.account)
+            self._log.info("route_added", app=route.app, platform=route.platform)
+        else:
+            dispatcher.replace(account.account)
+            self._closing.begin(before, f"close:{route.name}")
+            self._log.info("route_reopened", app=route.app, platform=route.platform)
+
+    def _refuse(self, route: Route, error: CredentialError) -> str:
+        """Return the trouble of a route whose account cannot be opened. It is logged once a reload."""
+        if self._refused.get(route) != str(error):
+            self._log.error("account_refused", app=route.app, platform=route.platform, error=str(error))
+        self._refused[route] = str(error)
+        return f"{CREDENTIAL}{error}"
 
     def _show_expiry(self, route: Route, expires: float | None) -> None:
         """Show when the account's credential expires; the series of an account without an expiry, or of a removed one,
@@ -204,6 +232,10 @@ class Accounts:
         return live.open_provider(
             route, live=store.live, arrivals=store.arrivals, ack_within=config.ack_within, clock=store.clock
         )
+
+
+def _refusal(route: Route, mark: Mark, trouble: str) -> Opened[Provider]:
+    return Opened(mark, AsyncExitStack(), _Shut(route, trouble))
 
 
 def _wanted(apps: Mapping[str, AppSettings]) -> dict[Route, Mark]:

@@ -53,6 +53,8 @@ from .store import log_durability, open_configured_store, require_durability
 
 REMOVED_EVERY = 1.0
 """Seconds between two checks for removed routes with waiting deliveries."""
+REFUSED_EVERY: Final = 60.0
+"""Seconds between two tries to open the accounts that could not be opened."""
 
 
 def quiet_gc() -> None:
@@ -199,10 +201,17 @@ async def _dispatching(store: Store, current: Current, stop: asyncio.Event) -> A
                     await accounts.hold(left, current.settings.apps, dispatcher)
                 await pulse(REMOVED_EVERY)
 
+        async def try_refused() -> None:
+            while not drain.is_set():
+                await pulse(REFUSED_EVERY)
+                if not drain.is_set() and await accounts.try_refused(current.settings.apps, dispatcher):
+                    dispatcher.limit(route_limits(current.settings.apps))  # they depend on its files
+
         async with (
             reporting(store, current, "dispatch", lambda: [route.name for route in routes()], routes) as report,
             applying(current, news, change),
             in_background(hold_removed(), "removed"),
+            in_background(try_refused(), "refused"),
         ):
             dispatching = asyncio.create_task(dispatch(), name="dispatch")
             try:

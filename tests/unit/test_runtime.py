@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import gc
+import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from ipaddress import ip_network
@@ -16,7 +18,7 @@ from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from pushsvc.api.config import ApiApp, ApiLive
-from pushsvc.errors import ConfigError
+from pushsvc.errors import ConfigError, CredentialError
 from pushsvc.live.config import LiveAppConfig
 from pushsvc.live.protocol.tokens import Claims, Verifier
 from pushsvc.live.sockets.config import SocketsConfig
@@ -54,6 +56,7 @@ from pushsvc.runtime.store import store_config
 from pushsvc.settings.live import LiveSettings
 from pushsvc.settings.schema import CleanupSettings, RetrySettings, Settings
 from pushsvc.stages.cleanup import Ages
+from pushsvc.stages.dispatch.dispatcher import Dispatcher
 from pushsvc.stages.feedback import FeedbackConfig
 from pushsvc.store import StoreConfig
 
@@ -222,6 +225,69 @@ async def test_an_account_that_fails_in_any_way_holds_its_route_alone(
     ]
     assert any(line["event"] == "account_failed" and "open_provider" in line["where"] for line in logs)
     assert "hunter22" not in str(logs)
+
+
+class Routes:
+    """Takes the place of a dispatcher."""
+
+    def __init__(self) -> None:
+        self.notes: dict[Route, str] = {}
+        self.providers: dict[Route, Provider] = {}
+
+    def replace(self, provider: Provider) -> None:
+        self.providers[provider.route] = provider
+
+
+async def test_an_account_is_tried_again_without_a_change_of_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lack of file descriptors passes, and so does a stale mount."""
+    fault: list[int] = [errno.EMFILE]
+    tried: list[Route] = []
+
+    @asynccontextmanager
+    async def open_provider(route: Route, config: Any, **given: Any) -> AsyncIterator[Provider]:
+        tried.append(route)
+        if fault:
+            raise CredentialError(route.name, f"cannot be read: {os.strerror(fault[0])}")
+        yield cast(Provider, SimpleNamespace(route=route, trouble=""))
+
+    kinds = {name: replace(kind, open_provider=open_provider) for name, kind in PROVIDERS.items()}
+    monkeypatch.setattr(accounts, "REGISTRY", kinds)
+    monkeypatch.setattr(accounts, "expiry_of", lambda *_: None)
+    apps, routes = load(tmp_path).apps, Routes()
+    shop, dispatcher = Route("shop", "apns"), cast(Dispatcher, routes)
+
+    def troubles() -> list[str]:
+        return [provider.trouble for provider in own.providers]
+
+    async with accounts.Accounts(cast(Store, SimpleNamespace(seconds=lambda: 7.5)), request_timeout=1.0) as own:
+        with capture_logs() as logs:
+            await own.open_all(apps)
+            for _ in range(3):
+                assert not await own.try_refused(apps, dispatcher)
+            assert [line["event"] for line in logs] == ["account_refused"] * 2, "once for each account"
+            fault[:] = [errno.EIO]
+            await own.follow(apps, dispatcher, {})
+            assert [os.strerror(errno.EIO) in line["error"] for line in logs] == [False] * 2 + [True] * 2
+        assert all(os.strerror(errno.EIO) in trouble for trouble in troubles())
+        fault.clear()
+        assert await own.try_refused(apps, dispatcher)
+        assert troubles() == ["", ""]
+        assert [*routes.providers.values()] == own.providers
+
+        # An account that could not be replaced.
+        (tmp_path / "key.p8").write_text("another")
+        fault[:] = [errno.EMFILE]
+        await own.follow(apps, dispatcher, {})
+        before = routes.providers[shop]
+        assert "sends by its earlier account" in routes.notes[shop]
+        fault.clear()
+        tried.clear()
+        assert await own.try_refused(apps, dispatcher)
+        assert not await own.try_refused(apps, dispatcher)
+        assert (tried, routes.notes) == ([shop], {})
+        assert routes.providers[shop] is not before
 
 
 def test_every_bound_of_the_configuration_reaches_the_store(tmp_path: Path) -> None:
