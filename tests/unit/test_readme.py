@@ -46,6 +46,7 @@ from pushsvc.runtime.plans import retry_policy
 from pushsvc.runtime.providers import addresses
 from pushsvc.settings.environment import sections_of
 from pushsvc.settings.schema import AppSettings, CleanupSettings, RetrySettings
+from pushsvc.stages.dispatch.evidence import Cause
 
 from ..pages import EVERYTHING, PAGES, README, ROOT, TEXTS, blocks, code_in, prose, section_of, tables
 from ..sources import MODULES, PACKAGE, nodes_of
@@ -98,6 +99,18 @@ def test_the_readme_shows_what_the_guide_shows_too() -> None:
     (whole,) = blocks("text", PAGES["tutorial/try.md"])
     assert set(shown.splitlines()) <= set(whole.splitlines())
     assert set(blocks("sh", PAGES["guides/install.md"])) <= set(blocks("sh", README))
+
+
+def test_no_code_within_a_line_is_broken() -> None:
+    """What a reader copies from the text of a page is on one line of it."""
+    broken = [
+        (place, code)
+        for place, text in TEXTS.items()
+        for paragraph in prose(text).split("\n\n")
+        for code in code_in(paragraph)
+        if "\n" in code and not paragraph.startswith("|")
+    ]
+    assert broken == []
 
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -412,6 +425,13 @@ def test_every_kind_of_condition_with_its_severity() -> None:
     critical, warnings = meaning.partition("Critical kinds: ")[2].split("; warnings: ")
     named = dict.fromkeys(code_in(critical), "critical") | dict.fromkeys(code_in(warnings), "warning")
     assert named == SEVERITIES
+
+
+def test_every_cause_of_a_held_route_is_explained() -> None:
+    causes = set(get_args(Cause)) - {"credentials"}  # these have the provider's word
+    assert causes <= {code for row in TABLES["reason"] for code in code_in(row[0])}
+    (meaning,) = (row[3] for row in TABLES["metric"] if row[0] == "`pushsvc_route_held`")
+    assert causes <= set(code_in(meaning))
 
 
 def test_metrics_that_the_runbook_names_exist() -> None:
