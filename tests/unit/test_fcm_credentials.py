@@ -10,6 +10,7 @@ from typing import Any
 import jwt
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from google.auth import exceptions
 from google.auth.transport import requests as google_requests
 from requests.exceptions import ReadTimeout
@@ -18,8 +19,9 @@ from pushsvc.errors import CredentialError
 from pushsvc.providers.fcm import Config, check
 from pushsvc.providers.fcm.credentials import TokenRefusedError, load_service_account
 
-from .credential_files import write, write_service_account
+from .credential_files import pem, write, write_service_account
 
+OF_ANOTHER_KIND, ENCRYPTED = (pem(ec.generate_private_key(ec.SECP256R1()), word).decode() for word in (None, b"geheim"))
 SECTION = {"service_account_file": "/sa.json"}
 
 
@@ -76,6 +78,11 @@ def test_a_service_account_is_read(tmp_path: Path) -> None:
         ({"private_key": 7}, "has no `private_key`"),
         ({"token_uri": None}, "has no `token_uri`"),
         ({"private_key": "-----BEGIN PRIVATE KEY-----\ngeheim\n-----END PRIVATE KEY-----\n"}, "cannot be read"),
+        ({"private_key": ENCRYPTED}, "`private_key` is encrypted"),
+        ({"private_key": OF_ANOTHER_KIND}, "is not an RSA key"),
+        ({"token_uri": "https://[::1"}, "`token_uri` is not a URL"),
+        ({"token_uri": "https://host:port/token"}, "`token_uri` is not a URL"),
+        ({"token_uri": "oauth2.googleapis.com/token"}, "`token_uri` is not a URL"),
         ({"project_id": None}, "names no project"),
         ({"project_id": "a/../b"}, "names no project"),
     ],

@@ -78,20 +78,38 @@ def load_service_account(config: Config, *, timeout: float = 10.0) -> ServiceAcc
     for name in ("client_email", "private_key", "token_uri"):
         if not isinstance(info.get(name), str) or not info[name]:
             raise CredentialError(path, f"has no `{name}`", _REMEDY)
+    if not _is_url(info["token_uri"]):
+        raise CredentialError(path, "its `token_uri` is not a URL", _REMEDY)
+    from cryptography.exceptions import UnsupportedAlgorithm
     from firebase_admin import credentials as firebase
 
+    # The texts of the errors are left out: they could quote the key.
     try:
         certificate = firebase.Certificate(info)
-    except ValueError:
-        # Its text is left out: it could quote the key.
+    except TypeError:
+        text = "its `private_key` is encrypted, which Google's never are"
+        raise CredentialError(path, text, f"{_REMEDY}, or decrypt it: openssl pkey") from None
+    except (ValueError, UnsupportedAlgorithm):
         raise CredentialError(path, "its `private_key` cannot be read", _REMEDY) from None
     project_id = config.project_id or str(info.get("project_id") or "")
     if PROJECT.fullmatch(project_id) is None:
         raise CredentialError(path, "names no project", "give `project_id`")
     google = certificate.get_credential()
+    try:
+        google.signer.sign(b"")
+    except Exception:  # whatever a key of another kind makes of it
+        raise CredentialError(path, "its `private_key` is not an RSA key, which Google's are", _REMEDY) from None
     proxy = proxy_for(info["token_uri"], config.proxy, os.environ)
     fetch = functools.partial(_fetch, google, info["token_uri"], config.ca_file, proxy, timeout)
     return ServiceAccount(project_id, info["client_email"], info["token_uri"], fetch)
+
+
+def _is_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("https", "http") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _fetch(google: Any, token_uri: str, ca_file: str, proxy: Proxy | None, timeout: float) -> tuple[str, float]:
