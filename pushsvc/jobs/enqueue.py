@@ -22,11 +22,12 @@ FAILURE_TTL = 3600
 
 
 async def enqueue_replays(store: Store, queue: Queue, settings: Settings) -> bool:
-    """Enqueue each replay that no process works on. Returns whether there is one."""
+    """Enqueue each replay that no process works on. Returns whether there is one. It is kept from others before that: a
+    job that has run decides when the next one is due."""
     due = await store.dead.unfinished()
-    await _enqueue_each(queue, "replay", {f"{app}-{job}": (app, job) for app, job in due})
     for app, job in due:
         await store.dead.keep(app, job, lease=int(settings.jobs.takeover * 1000))
+    await _enqueue_each(queue, "replay", {f"{app}-{job}": (app, job) for app, job in due})
     return bool(due)
 
 

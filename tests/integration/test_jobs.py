@@ -222,6 +222,21 @@ async def test_only_an_error_of_a_step_ends_a_replay(store: Store, monkeypatch: 
     assert await state_after(job, lambda: False) == "failed"
 
 
+async def test_a_replay_that_runs_as_soon_as_it_is_enqueued_keeps_its_rate(
+    server: Server, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run_at_once(queue: Any, function: str, calls: dict[str, tuple[str, str]]) -> None:
+        for call in calls.values():
+            assert await replay(Context(Current(Settings()), server.url), *call) == {"moved": 1, "skipped": 0}
+
+    monkeypatch.setattr("pushsvc.jobs.enqueue._enqueue_each", run_at_once)
+    await fail_all(store, make_push("p", 3))
+    job = (await store.dead.request(ReplaySpec("shop", rate=0.01))).job
+    before = store.clock()
+    assert await enqueue_replays(store, Mock(), Settings())
+    assert await store.link.call("ZSCORE", keys.REPLAYS, f"shop {job}") - before > 80_000
+
+
 async def test_a_worker_that_is_asked_to_stop_ends_between_two_steps(
     server: Server, tmp_path: Path, store: Store
 ) -> None:

@@ -17,6 +17,7 @@ from pushsvc.model.status import PushStatus
 from pushsvc.ports.expansion import Expansion, FailingExpansion, Waiting
 from pushsvc.ports.letters import DeadFilter, ReplaySpec
 from pushsvc.store import StoreConfig
+from pushsvc.store.pushes.expansions import LOOK
 
 from .servers import Server
 from .test_store_kit import AnyStore, World, all_of, make_push, moment, new_world, settlement, take, take_all
@@ -294,6 +295,19 @@ async def test_who_works_on_it_keeps_it_from_others(world: World) -> None:
     await store.expansions.release(at)
     assert not await store.expansions.take_up(p, lease=LEASE)
     assert await store.expansions.due(["shop"]) == []
+
+
+async def test_what_has_not_expired_hides_nothing_that_has(world: World) -> None:
+    """In the order in which they are due, the expired push is behind more than are read at once."""
+    store = await world.store()
+    now = moment()
+    for number in range(LOOK + 10):
+        await store.pushes.accept(msgspec.structs.replace(to_topic(f"p{number}"), created_at=now - 1000))
+    assert await store.expansions.lapsed(["shop"]) == []
+    await store.pushes.accept(msgspec.structs.replace(to_topic("expired"), created_at=now - 10, expires_at=now - 1))
+    for _ in range(2):
+        (which,) = await store.expansions.lapsed(["shop", "news"])
+        assert (which.app, which.push_id) == ("shop", "expired")
 
 
 async def test_a_scheduled_push_is_looked_up_when_it_is_due(world: World) -> None:

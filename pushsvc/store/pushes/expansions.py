@@ -5,19 +5,20 @@ expand.lua), and so that a push is accepted or cancelled together with its expan
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from ...model.codec import CodecError, chunks_of, decode_push, encode_chunk
-from ...model.push import LANES, Platform, Target
+from ...model.push import LANES, Lane, Platform, Target
 from ...ports.expansion import Expansion, FailingExpansion, Waiting
 from ...telemetry import get_logger
 from .. import keys
-from ..part import StorePart
+from ..part import StoreContext, StorePart
 
 HEAD = 4
 """Pushes of one app, shard and lane that are returned at once, so that several processes find different ones."""
 LOOK = 200
-"""Pushes of one app, shard and lane that are examined for an expired `ttl`."""
+"""The approximate number of pushes that are examined at once for an expired `ttl`."""
 LOOK_FAILING = 50
 """Pushes of one app, shard and lane that are examined for a failure: those that are taken up last within the longest
 pause."""
@@ -31,28 +32,47 @@ def pause(faults: int) -> int:
 
 
 class RedisExpansions(StorePart):
-    async def due(self, apps: Iterable[str]) -> list[Waiting]:
-        return await self._due(apps, HEAD)
+    def __init__(self, context: StoreContext) -> None:
+        super().__init__(context)
+        self._expiries: dict[str, int] = {}
+        """When the pushes expire that `lapsed` has read, by their records, so that it reads each once."""
 
     async def lapsed(self, apps: Iterable[str]) -> list[Waiting]:
-        """Return the expired pushes among the first `LOOK` of each app, shard and lane."""
-        now = self._clock()
-        found = []
-        for which in await self._due(apps, LOOK):
-            try:
-                at = await self.load(which.app, which.push_id)
-            except CodecError:
-                at = None  # the process that takes it up moves it to the quarantine
-            if at is None or at.push.expires_at <= now:
-                found.append(which)
+        """Return some expired pushes of each app, shard and lane that has any, whatever else waits there."""
+        now, known = self._clock(), self._expiries
+        self._expiries = {}
+        found: list[Waiting] = []
+        for app, shard, lane in self._places(apps):
+            following, expired = -1, list[Waiting]()
+            while following and not expired:
+                following, page = await self._link.call(
+                    "ZSCAN", keys.expansions(app, shard, lane), max(0, following), "COUNT", LOOK
+                )
+                due = {
+                    keys.expansion(app, shard, name.decode()): Waiting(app, name.decode(), lane, int(since))
+                    for name, since in page
+                    if since <= now
+                }
+                self._expiries |= {record: known[record] for record in due if record in known}
+                unread = [record for record in due if record not in known]
+                blobs = await self._link.many([("HGET", record, "push") for record in unread])
+                for record, blob in zip(unread, blobs, strict=True):
+                    with suppress(CodecError):
+                        if blob is not None:
+                            self._expiries[record] = decode_push(blob).expires_at
+                # One that cannot be read is moved to the quarantine by the process that takes it up.
+                expired = [which for record, which in due.items() if self._expiries.get(record, 0) <= now]
+            found += expired
         return found
 
-    async def _due(self, apps: Iterable[str], most: int) -> list[Waiting]:
-        places = [(app, shard, lane) for app in apps for shard in range(self._config.shards_of(app)) for lane in LANES]
-        now = self._clock()
+    def _places(self, apps: Iterable[str]) -> list[tuple[str, int, Lane]]:
+        return [(app, shard, lane) for app in apps for shard in range(self._config.shards_of(app)) for lane in LANES]
+
+    async def due(self, apps: Iterable[str]) -> list[Waiting]:
+        places, now = self._places(apps), self._clock()
         found = await self._link.many(
             [
-                ("ZRANGEBYSCORE", keys.expansions(*place), "-inf", now, "WITHSCORES", "LIMIT", 0, most)
+                ("ZRANGEBYSCORE", keys.expansions(*place), "-inf", now, "WITHSCORES", "LIMIT", 0, HEAD)
                 for place in places
             ]
         )
@@ -85,8 +105,7 @@ class RedisExpansions(StorePart):
         return wait
 
     async def failing(self, apps: Iterable[str]) -> list[FailingExpansion]:
-        places = [(app, shard, lane) for app in apps for shard in range(self._config.shards_of(app)) for lane in LANES]
-        until = self._clock() + LONGEST_PAUSE
+        places, until = self._places(apps), self._clock() + LONGEST_PAUSE
         found = await self._link.many(
             [("ZREVRANGEBYSCORE", keys.expansions(*place), until, "-inf", "LIMIT", 0, LOOK_FAILING) for place in places]
         )
