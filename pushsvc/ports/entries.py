@@ -77,6 +77,7 @@ class News(Struct, frozen=True):
 
     app: str
     shard: int
+    """-1: those of the registry."""
     place: str
     revoked: Revoked
     history: int = 0

@@ -53,9 +53,9 @@ of a Redis Cluster. The shard of a push is `crc32(push id) % shards`, that of a 
 | `ps:T:latest`, `ps:T:latest:before` | hash | 24 h            | the same digests -> the latest push that was accepted |
 |                            |        |                        | of it: see supersede.lua                              |
 | `ps:T:epoch`               | string | permanent              | the revocation of the latest cancel: cheap to compare |
-| `ps:T:revoked`             | stream | 3600 seconds, renewed  | what dispatchers must drop, see revocations.py:       |
+| `ps:T:revoked`, `ps:D:revoked` | stream | 3600 s, renewed    | what dispatchers must drop, see revocations.py:       |
 |                            |        |                        | `p` a push id, `t` marks of tokens, `e` an entry      |
-| `ps:T:heard`               | hash   | field: its dispatcher  | consumer -> the last entry of `revoked` that it has   |
+| `ps:T:heard`, `ps:D:heard` | hash   | field: its dispatcher  | consumer -> the last entry of `revoked` that it has   |
 |                            |        |                        | applied                                               |
 | `ps:T:dead`                | stream | entry: dead-letter TTL,| dead letters: `d` encoded DeadLetter                  |
 |                            |        | and a number of an app |                                                       |
@@ -256,6 +256,8 @@ BELL = "ps:bell"
 
 DEVICES = "devices"
 """The part of an app that is its registry; the other parts are the numbers of its shards."""
+REGISTRY: Final = -1
+"""Stands for that part where a shard is named."""
 _NAME = re.compile(r"ps:\{([^{}]+)\.([^.{}]+)\}:([^:]+)(?::(.*))?", re.DOTALL)
 
 
@@ -288,9 +290,9 @@ def token_shard(digest: bytes, shards: int) -> int:
 
 @lru_cache(maxsize=4096)
 def prefix(app: str, shard: int) -> str:
-    """Return `ps:{app.shard}:`, the prefix of every key of an app shard. Raises `ValueError` for an app whose name
-    would break the hash tag; settings refuse such names earlier."""
-    return _tagged(app, str(shard))
+    """Return `ps:{app.shard}:`, the prefix of every key of an app shard, or that of its `REGISTRY`. Raises `ValueError`
+    for an app whose name would break the hash tag; settings refuse such names earlier."""
+    return _tagged(app, DEVICES if shard == REGISTRY else str(shard))
 
 
 def _tagged(app: str, part: str) -> str:
@@ -303,7 +305,7 @@ def _tagged(app: str, part: str) -> str:
 def devices(app: str) -> str:
     """Return `ps:{app.devices}:`, the prefix of every key of an app's registry. Raises `ValueError` as `prefix`
     does."""
-    return _tagged(app, DEVICES)
+    return prefix(app, REGISTRY)
 
 
 def _in_shard(kind: str) -> Callable[[str, int], str]:

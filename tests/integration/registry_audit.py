@@ -23,7 +23,7 @@ async def audit(store: Store, app: str = "shop") -> dict[int, Device]:
     """The documents by ordinal, after every key of the registry was found to have the same."""
     kept = await _dump(store, f"ps:{{{app}.devices}}:")
     found = _documents(kept)
-    kept = {name: value for name, value in kept.items() if not _is_live(name, value, found)}
+    kept = {name: value for name, value in kept.items() if not _is_other(name, value, found)}
     expected = _expected(found, store.hash_key, store.config.addresses)
     expected["count"] = {"active": str(_active(found)), "next": _text(kept.get("count", {}).get(b"next", b"0"))}
     actual = {name: _read(name, value) for name, value in kept.items() if not name.startswith("d:")}
@@ -33,12 +33,12 @@ async def audit(store: Store, app: str = "shop") -> dict[int, Device]:
     return found
 
 
-def _is_live(name: str, value: Any, found: dict[int, Device]) -> bool:
-    """Whether it is a key of the live channel. A stream has its device."""
+def _is_other(name: str, value: Any, found: dict[int, Device]) -> bool:
+    """Whether it is a key of the live channel, or of the revocations. A stream has its device."""
     kind, _, number = name.partition(":")
     if kind == "streams":
         assert all(int(number) * STREAMS + place in found for place, stream in enumerate(value) if stream)
-    return kind in ("streams", "pushes", "gateways", "refused", "live", "moved")
+    return kind in ("streams", "pushes", "gateways", "refused", "live", "moved", "revoked", "heard")
 
 
 async def _dump(store: Store, prefix: str) -> dict[str, Any]:
@@ -49,6 +49,7 @@ async def _dump(store: Store, prefix: str) -> dict[str, Any]:
         "hash": ("HGETALL",),
         "list": ("LRANGE", 0, -1),
         "zset": ("ZRANGE", 0, -1, "WITHSCORES"),
+        "stream": ("XRANGE", "-", "+"),
     }
     commands = [(ask[_text(kind)][0], name, *ask[_text(kind)][1:]) for name, kind in zip(names, kinds, strict=True)]
     values = await store.link.many(commands)

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from pushsvc.errors import StoreUnavailable
 from pushsvc.model.delivery import Ended, Retry, Unavailable
 from pushsvc.model.status import PushStatus
 from pushsvc.ports.entries import News, Revoked, token_mark
-from pushsvc.store import Store, StoreConfig, keys
+from pushsvc.store import Store, StoreConfig, keys, open_store
 from pushsvc.store.revoke import revocations
 from pushsvc.store.revoke.revocations import PATIENCE, entry_order
 
 from ..timers import EARLY
-from .servers import Server
+from .servers import Server, running_server
+from .test_failover import CuttingProxy
+from .test_registry import device
 from .test_store_kit import ROUTE, AnyStore, World, backend_server, make_push, moment, new_world, settlement, take
 
 CANCELLED = Ended("cancelled")
@@ -337,3 +341,57 @@ async def test_a_dispatcher_unknown_to_another_primary_is_enrolled_there_before_
         assert counts(await caller.pushes.status("shop", "p")) == ("sending", {"queued": 1})
         await store.queue.acknowledge(news, {})
         assert counts(await cancelling) == ("cancelled", {"cancelled": 1})
+
+
+async def hears_of_another_user(store: Store, change: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Check that a dispatcher learns of a phone that another user has registered, though the caller does not learn that
+    this has taken place."""
+    phone = device("phone", user="ann")
+    await store.registry.put("shop", phone)
+    await store.queue.enrol("shop")
+    changing = asyncio.create_task(change())
+    news = await hear(store)
+    assert news.revoked == Revoked(tokens=frozenset({token_mark(phone.token)}))
+    await store.queue.acknowledge(news, {})
+    await asyncio.wait([changing])
+    assert (await store.registry.of_user("shop", "bob"))[0].id == "phone"
+    await store.registry.put("shop", device("phone", user="bob"))
+    assert await store.queue.revoked({"shop"}, 1) == []
+
+
+async def test_a_change_of_a_device_whose_answer_is_lost_is_heard() -> None:
+    with running_server(tcp=True) as server:
+        proxy = CuttingProxy(server.port)
+        async with proxy.running():
+            url = f"redis://127.0.0.1:{proxy.port}/0"
+            async with asyncio.timeout(30), open_store(url, StoreConfig(consumer="a")) as store:
+
+                async def change() -> None:
+                    proxy.lose_the_answer_to("registry_apply")
+                    await store.registry.put("shop", device("phone", user="bob"))
+
+                await hears_of_another_user(store, change)
+                assert proxy.cut == 1
+
+
+async def test_a_change_of_a_device_that_replicas_do_not_confirm_is_heard(
+    real: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with new_world(real) as world:
+        store = await world.store()
+        assert isinstance(store, Store)
+        run = store.link.script
+
+        async def unconfirmed(name: str, *call: Any) -> Any:
+            answer = await run(name, *call)
+            if name == "registry_apply":
+                monkeypatch.undo()
+                raise StoreUnavailable("0 of 1 replicas of Redis have it")
+            return answer
+
+        async def change() -> None:
+            monkeypatch.setattr(store.link, "script", unconfirmed)
+            with pytest.raises(StoreUnavailable):
+                await store.registry.put("shop", device("phone", user="bob"))
+
+        await hears_of_another_user(store, change)

@@ -4,7 +4,8 @@
 -- It knows no rule of the registry; see changes.py for those, and registry.py for the layout.
 --
 -- KEYS  1 ps:D:count
--- ARGV  1 prefix `ps:D:`; 2 most devices of a user; 3 now ms; then for each change:
+-- ARGV  1 prefix `ps:D:`; 2 most devices of a user; 3 now ms; 4 marks of tokens to revoke, or ''; 5 lifetime of a
+--       revocation ms; then for each change:
 --          1 ordinal, or '' where the device is new          2 its document before, or ''
 --          3 its document after, or '' where it is gone
 --          4 digest of the id that it loses, or ''           5 digest of the id that it gains, or ''
@@ -30,7 +31,7 @@
 local EMPTY = string.rep('\0', DENSE)
 
 local prefix, most, now = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-local changes, at, given = {}, 4, {}
+local changes, at, given = {}, 6, {}
 while at <= #ARGV do
   changes[#changes + 1] = at
   given[ARGV[at + 4]] = true
@@ -337,4 +338,10 @@ for block, change in pairs(living) do
     call('LSET', block, 0, count)
   end
 end
-return { 1, cut, open }
+local revocation = ''
+if ARGV[4] ~= '' then
+  local key, oldest = prefix .. 'revoked', string.format('%.0f', now - ARGV[5])
+  revocation = call('XADD', key, 'MINID', '~', oldest, '*', 't', ARGV[4])
+  call('PEXPIRE', key, ARGV[5])
+end
+return { 1, cut, open, revocation }

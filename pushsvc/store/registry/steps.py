@@ -3,7 +3,9 @@
 What was read is the fence (`registry_apply.lua`): if another process was faster, the step starts again. So the form of
 a document is known in one place, and the rules (`changes.py`) are Python that needs no server.
 
-A change of a device that pushes may wait for is marked before it is made: see presence.py.
+A change of a device that pushes may wait for is marked before it is made: see presence.py. The step that makes it also
+appends the revocation that dispatchers follow, so that they learn of each change whose answer was lost, of one that
+replicas did not confirm in time, and of one whose process has died.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from .. import keys
 from ..link.commit import GroupCommit
 from ..part import StoreContext, StorePart
 from ..revoke.presence import Marks
+from ..revoke.revocations import LIFETIME, marks_text
 from .changes import ChangeSet, DeviceChange, joining_of, spare, successors_of, tokens_to_recheck
 from .wire import Departed, DeviceQuery, Digests, Reading, cuts_of, read_found, waiting_of
 
@@ -106,21 +109,23 @@ class Steps(StorePart):
         return made
 
     async def _carry_out(self, app: str, found: Reading, changes: Sequence[DeviceChange], *, erases: bool) -> bool:
-        """Mark what changes, apply it in one step, and notify dispatchers and gateways that hold it. Returns False if
-        something has changed meanwhile. Raises `UserFull` if a user would have too many devices."""
+        """Mark what changes, apply it in one step, and wait until dispatchers and gateways hold nothing of it. Returns
+        False if something has changed meanwhile. Raises `UserFull` if a user would have too many devices."""
         concerned = tokens_to_recheck(changes)
         if concerned:
             await self._marks.make(app, concerned, successors_of(changes))
-        args = [keys.devices(app), MOST_OF_USER, self._clock(), *self._digests.arguments(found, changes)]
+        revoked = marks_text(token for _, token in concerned)
+        args = [keys.devices(app), MOST_OF_USER, self._clock(), revoked, LIFETIME]
+        args += self._digests.arguments(found, changes)
         done, *more = await self._link.script("registry_apply", [keys.device_counts(app)], args)
         if done < 0:
             raise UserFull([device.id for place in more if (device := changes[place].after)])
         if done:
-            cuts, waiting = more
-            if concerned:
-                await self._marks.announce(app, concerned)
+            cuts, waiting, place = more
             if cuts:
                 await self._poke(cuts_of(app, cuts))
+            if place:
+                await self._marks.applied(app, place.decode())
             if waiting and not erases:
                 await self._end_waiting(app, waiting_of(changes, waiting))
         return bool(done)

@@ -12,7 +12,7 @@ of its own names the new device as the successor (`audience.is_successor`). One 
 a target of the same push by its former token, and its phone would get that twice.
 
 The mark is made before the registry changes. A process that dies in between leaves a needless look-up; the other way
-round it would leave a text on a stranger's phone. Dispatchers are notified of what they hold after the change.
+round it would leave a text on a stranger's phone. Dispatchers are notified of what they hold by the change itself.
 
 A mark also counts for pushes that started after it, for as long as the clocks of two machines may differ and a change
 may take (`SLACK`). Marks live as long as deliveries (`OPEN_MOST`). A full list loses its oldest mark, and then
@@ -90,9 +90,10 @@ class Marks(StorePart):
             score is not None and float(score) >= since for (_, _, since), score in zip(successors, scores, strict=True)
         ]
 
-    async def announce(self, app: str, tokens: Iterable[tuple[Platform, str]]) -> None:
-        """Notify dispatchers that the devices have changed, so that they return what they hold for these tokens."""
-        await self._revocations.announce_tokens(app, [token for _, token in tokens], wait=True)
+    async def applied(self, app: str, place: str) -> None:
+        """Wait until dispatchers have returned what they hold for the devices of a change, given the place of its
+        revocation, or for `PATIENCE`."""
+        await self._revocations.applied(app, keys.REGISTRY, place)
 
     async def newest(self, app: str, platform: Platform) -> list[float]:
         """Return the time of the last mark of each shard, in Unix ms; 0 if there is none."""

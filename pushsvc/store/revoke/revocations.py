@@ -1,4 +1,5 @@
-"""Delivers revocations to the dispatchers that hold what was revoked: one stream per shard, followed by all of them.
+"""Delivers revocations to the dispatchers that hold what was revoked: one stream per shard and one of the registry,
+followed by all of them.
 
     cancel, erasure,      ps:T:revoked      a dispatcher: drops what it holds     ps:T:heard       the caller waits
     suppression, a   ---> (ids in order) -> and has not submitted, in memory, ---> (consumer -> --> until all have
@@ -6,7 +7,8 @@
 
 The truth is elsewhere, in the sets that each `take` asks (`cancelled`, `sup`, the registry's): a message only says
 that it is time to look again. So a message that is lost, or late, delays a revocation and never undoes it. To add a
-kind, write its truth first, let `take` respect it, and then send the affected tokens or pushes.
+kind, write its truth first, let `take` respect it, and then send the affected tokens or pushes; where both are in one
+slot, in one step, as a cancel and a change of a device are (`registry_apply.lua`): then none can be lost in between.
 
 A dispatcher enrols before it takes anything of an app; one that is gone is removed after everything that it held was
 taken over. Ids of stream entries give the order: a dispatcher that has acknowledged a later place has processed all
@@ -43,6 +45,11 @@ _AFTER = 60.0
 longer until a dispatcher that is gone is struck off."""
 
 
+def marks_text(tokens: Iterable[str]) -> str:
+    """Return the value of the field `t` of a revocation: the marks of these tokens."""
+    return " ".join(str(mark) for mark in sorted({token_mark(token) for token in tokens}))
+
+
 def entry_order(entry_id: bytes | str) -> tuple[int, int]:
     """Return the id of a stream entry as a pair of numbers, which can be compared."""
     instant, _, number = (entry_id if isinstance(entry_id, str) else entry_id.decode()).partition("-")
@@ -72,7 +79,8 @@ class Following(StorePart):
         """See `DeliveryQueue.enrol`."""
         async with self._lock:
             await self._catch_up()
-            shards = [shard for shard in range(self._config.shards_of(app)) if (app, shard) not in self._places]
+            parts = (keys.REGISTRY, *range(self._config.shards_of(app)))
+            shards = [shard for shard in parts if (app, shard) not in self._places]
             await self._link.many(
                 [("HSET", keys.heard(app, shard), self._config.consumer, self._begin) for shard in shards]
             )
@@ -204,8 +212,7 @@ class Revocations(StorePart):
     async def announce_tokens(self, app: str, tokens: Iterable[str], *, wait: bool = False) -> bool:
         """Let dispatchers check again what waits for these tokens. With `wait`, returns once they have dropped it. It
         waits for `PATIENCE` at most; returns False if one of them has not acknowledged by then."""
-        marks = " ".join(str(mark) for mark in sorted({token_mark(token) for token in tokens}))
-        if marks:
+        if marks := marks_text(tokens):
             place = await self._publish(app, 0, "t", marks)
             if wait:
                 return await self.applied(app, 0, place)
