@@ -332,7 +332,7 @@ class MemoryLive:
                 shown.append(self._publication(stream, entry))
         if valid and stream.floor <= asked and not (shown and shown[0].offset < stream.floor):
             since = max(since, stream.floor)
-        page = Page(stream.epoch, stream.top, shown[:limit], len(shown) > limit, stream.missing(since))
+        page = Page(stream.epoch, stream.top, shown[:limit], len(shown) > limit, stream.missing(since), stream.floor)
         ahead = stream.missing(asked) if valid else 0
         open_now = stream.open_after(stream.read, self._state.clock())
         unread = open_now if stream.unread <= COUNTED else stream.unread
@@ -437,7 +437,10 @@ class MemoryLive:
                 continue
             if not reverse:
                 copy.entries.remove(entry)
-        return Page(copy.epoch, copy.top, shown[:limit], len(shown) > limit, 0 if reverse else copy.missing(since or 0))
+        more = len(shown) > limit
+        reaches = not reverse and (not more or shown[:limit][-1].offset > copy.floor)
+        missing = copy.missing(since or 0) if reaches else 0
+        return Page(copy.epoch, copy.top, shown[:limit], more, missing, copy.floor)
 
     async def presence(self, app: str, device_ids: Sequence[str], *, gateway: str = "") -> list[Presence | None]:
         found: list[Presence | None] = []

@@ -768,6 +768,18 @@ async def test_what_a_user_has_read_counts_on_all_devices(server: Server | None)
         assert (await live.read("shop", "stranger", Position("", 1))).unread == {"stranger": 0}
 
 
+async def test_a_page_that_ends_before_a_hole_names_nothing_missing(server: Server | None) -> None:
+    config = StoreConfig(history=6, window=1)
+    async with new_world(server, config) as world:
+        live = (await opened(world, "x")).live
+        await connected(live, "x", A)
+        for number in range(1, 13):
+            await append(live, push_of(f"p{number}"), "x")
+        pages = [await live.history("shop", "x", since=since, limit=limit) for since, limit in ((0, 2), (0, 3), (2, 2))]
+        found = [(offsets(page), page.missing, page.floor) for page in pages if page is not None]
+        assert found == [([(1, 0), (2, 1)], 0, 8), ([(1, 0), (2, 1), (9, 8)], 6, 8), ([(9, 8), (10, 9)], 6, 8)]
+
+
 async def test_history_pages_both_ways(server: Server | None) -> None:
     async with new_world(server, LASTING) as world:
         live = (await opened(world, "x", "y")).live

@@ -40,6 +40,7 @@ from pushsvc.live.sockets.config import SocketsConfig
 from pushsvc.live.sockets.server import Sockets, serve
 from pushsvc.live.sockets.transports import LongConnection
 from pushsvc.live.wheel import Deadline, running_wheel
+from pushsvc.live_client import LiveClient, Message
 from pushsvc.model.delivery import Arrival
 from pushsvc.model.devices import Device
 from pushsvc.model.status import DeviceEvent
@@ -407,6 +408,29 @@ async def test_a_revoked_device_is_cut_off_also_where_the_gateway_was_not_notifi
     await inbox.receive(0)
     await live.revoke("shop", "phone-1")
     assert (await inbox.receive(0)).items == [], "the end is confirmed"
+
+
+async def test_a_slow_device_is_informed_of_an_overflow_once(server: Server) -> None:
+    config = StoreConfig(history=20, window=4)
+    async with running(server, window=4, resend=0, store_config=config) as world:
+        phone, ready = Phone(world, "phone-1", protobuf=False), asyncio.Event()
+        shown, missing = set[int](), list[int | None]()
+
+        async def show(message: Message) -> None:
+            await ready.wait()
+            shown.add(message.offset)
+
+        live = LiveClient(phone.client, show, on_missing=missing.append)
+        await live.connect()
+        await phone.until(lambda: bool(phone.connects))
+        for _ in range(50):
+            await world.push("phone-1")
+        ready.set()
+        async with asyncio.timeout(10):
+            while len(shown) < 20:
+                await asyncio.sleep(0.01)
+        assert (missing, len(phone.connects)) == ([30], 2)
+        await live.disconnect()
 
 
 async def test_a_pause_of_redis_beyond_the_sign_of_life_ends_no_connection(server: Server) -> None:

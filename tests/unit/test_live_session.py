@@ -50,7 +50,8 @@ def publication(offset: int, prev: int | None = None) -> Publication:
 
 def page(*offsets: int, top: int | None = None, more: bool = False, missing: int = 0, epoch: str = "e") -> Page:
     found = [publication(offset, prev) for prev, offset in zip((None, *offsets), offsets, strict=False)]
-    return Page(epoch, max(offsets, default=0) if top is None else top, found, more, missing)
+    floor = min(offsets) - 1 if missing else 0
+    return Page(epoch, max(offsets, default=0) if top is None else top, found, more, missing, floor)
 
 
 def result(since: int, recovered: bool, stream: Page, acked: int | None = None) -> Connected:
@@ -602,6 +603,16 @@ def test_a_hole_ends_the_connection_and_the_client_recovers(found: Page | None) 
     session = opened()
     session.published(recipient(2), CONTENT, 0.0)
     assert session.more(found, FULL, 0.0) == [Close(3010, "insufficient state")]
+
+
+def test_a_hole_that_the_connect_has_announced_ends_no_connection_and_a_later_one_does() -> None:
+    session = new()
+    effects = connect(session, result(0, False, Page("e", 9, [publication(1)], True, 4, 5)))
+    assert others(effects) == [MoreRequested(1, 3)]
+    effects = session.more(Page("e", 9, [publication(6)], True, 4, 5), FULL, 0.0)
+    assert (offsets(effects), others(effects)) == ([6], [MoreRequested(6, 2)])
+    found = session.more(Page("e", 9, [publication(9)], False, 2, 8), FULL, 0.0)
+    assert found == [Close(3010, "insufficient state")]
 
 
 def test_news_of_another_stream_end_the_connection() -> None:

@@ -71,7 +71,7 @@ class Stream:
             publications.append(Publication(offset, prev, 0, push_of(self.standing[offset])))
             prev = offset
         missing = sum(offset > since for offset in self.lost)
-        return Page(self.epoch, self.top, publications, len(after) > limit, missing)
+        return Page(self.epoch, self.top, publications, len(after) > limit, missing, max(self.lost, default=0))
 
     def connect(self, position: Position | None, limit: int) -> Connected:
         valid = position is not None and position.epoch == self.epoch and position.offset <= self.top

@@ -221,7 +221,7 @@ class Session:
         self._state = _OPEN
         page, window = result.page, self._window
         early = window.top if self.epoch == page.epoch else 0
-        window.begin(app, since=result.since, acked=result.acked, top=max(early, page.top))
+        window.begin(app, since=result.since, acked=result.acked, top=max(early, page.top), floor=page.floor)
         self.epoch, self._unread = page.epoch, result.unread
         announced = 0 if self._frame_pings else math.ceil(heartbeat)
         self._beats.begin(heartbeat, now + heartbeat * (0.5 + self._spread / 2), announced=announced or NEVER)

@@ -12,6 +12,7 @@ All but the flight are offsets: `begin` sets all of them, and the others move th
 | `_through` | was handed out, or has expired                 | `take`, `hand_out`                                 |
 | `top`      | is known to be in the stream; at least `acked` | `take`, `hand_out`; back to its page by `answered` |
 | `_paging`  | is asked for by a `MoreRequested`; 0: nothing is   | `more`; 0 again by `answered`                      |
+| `_floor`   | that is missing was announced by a connect     | `begin`                                            |
 | `_last`    | was given; the next publication's `prev`       | `_give`                                            |
 | `_flight`  | (not up to: each that is to be acknowledged)   | in by `_give`; out by an acknowledgement           |
 """
@@ -47,6 +48,7 @@ class StreamWindow:
 
     __slots__ = (
         "_flight",
+        "_floor",
         "_last",
         "_paging",
         "_resend_after",
@@ -69,6 +71,7 @@ class StreamWindow:
         self._through = 0
         self._paging = 0
         self._last = 0
+        self._floor = 0
         self._flight: dict[int, tuple[float, int, Reference | None]] = {}
         """Offsets that are to be acknowledged, with the instant of the next resend, the number of resends left, and the
         delivery, if that is known."""
@@ -76,11 +79,11 @@ class StreamWindow:
     def __len__(self) -> int:
         return len(self._flight)
 
-    def begin(self, app: LiveAppConfig, *, since: int, acked: int, top: int) -> None:
+    def begin(self, app: LiveAppConfig, *, since: int, acked: int, top: int, floor: int = 0) -> None:
         """Begin behind an offset of a stream."""
         self._use(app)
         self._through = self._last = since
-        self.acked, self.top = acked, top
+        self.acked, self.top, self._floor = acked, top, floor
 
     def _use(self, app: LiveAppConfig) -> None:
         self.app = app
@@ -135,7 +138,8 @@ class StreamWindow:
         asked, self._paging = self._paging, 0
         if not asked:
             return []
-        if page is None or page.missing or any(each.push.id not in rendered for each in page.publications):
+        has_hole = page is not None and page.missing and page.floor > self._floor
+        if page is None or has_hole or any(each.push.id not in rendered for each in page.publications):
             return None
         if self.top <= asked:
             self.top = page.top  # What was announced beyond it is not in the stream, and is not asked for again.

@@ -137,7 +137,9 @@ class Page(Struct, frozen=True):
     """Whether others follow after the offset of the last publication."""
     missing: int
     """The maximum number of offsets after the requested one that were removed because the stream was full or they were
-    too old."""
+    too old; 0 where the publications end before the last of these. A connect gives the number in any case."""
+    floor: int = 0
+    """The last offset that was removed for this reason."""
 
 
 class Connected(Struct, frozen=True):

@@ -9,8 +9,8 @@
 --       before the position
 -- Returns { 'unknown' }, { 'revoked' }, { 'unreadable' } or { '', 1 if the device is a tombstone, epoch, top, offset
 -- behind which the publications begin, 1 if the position was valid, missing, those of them behind a valid position,
--- acked, unread, 1 if more follow, gateway and connection that were replaced, or '' and 0, { offset, prev, index,
--- facts, .. } }
+-- floor, acked, unread, 1 if more follow, gateway and connection that were replaced, or '' and 0, { offset, prev,
+-- index, facts, .. } }
 
 -- include: live_stream
 -- include: live_open
@@ -81,5 +81,5 @@ if valid and s.floor <= offset and not (found[1] and found[1] < s.floor) then
 end
 return {
   '', note_life(prefix, n, now), s.epoch, s.top, since, valid and 1 or 0, missing_behind(s, since),
-  valid and missing_behind(s, offset) or 0, s.acked, unread, more, other_gateway, other, found,
+  valid and missing_behind(s, offset) or 0, s.floor, s.acked, unread, more, other_gateway, other, found,
 }

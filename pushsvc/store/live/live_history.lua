@@ -4,7 +4,7 @@
 -- ARGV  1 prefix `ps:D:`; 2 now ms; 3 digest of the device's id; 4 epoch or -1 for any; 5 offset behind which, or in
 --       reverse before which, it begins, or -1; 6 most publications; 7 1 for reverse; 8 the present hour; 9 hours for
 --       which streams are kept
--- Returns nothing without a stream, else { epoch, top, missing, 1 if more follow, offset, prev, index, facts, .. }
+-- Returns nothing without a stream, else { epoch, top, missing, floor, 1 if more follow, offset, prev, index, facts, .. }
 
 -- include: live_stream
 
@@ -17,7 +17,7 @@ if not s then
   return nil
 end
 if epoch >= 0 and epoch ~= s.epoch then
-  return { s.epoch, s.top, 0, 0 }
+  return { s.epoch, s.top, 0, 0, 0 }
 end
 local first, last = 0, #s.records / s.width - 1
 if offset >= 0 and reverse then
@@ -46,8 +46,10 @@ for step = 0, last - first do
     prev = at
   end
 end
-local answer = { s.epoch, s.top, reverse and 0 or missing_behind(s, math.max(offset, 0)), more }
+local reaches = more == 0 or prev > s.floor
+local missing = not reverse and reaches and missing_behind(s, math.max(offset, 0)) or 0
+local answer = { s.epoch, s.top, missing, s.floor, more }
 for i = 1, #found do
-  answer[4 + i] = found[i]
+  answer[5 + i] = found[i]
 end
 return answer

@@ -138,11 +138,13 @@ class RedisStreams(RedisAppends, RedisGateways):
             raise Unreadable("The stream of the device", device_ids=[device_id])
         if fault:
             return Refused(fault.decode())
-        tombstone, epoch, top, since, valid, missing, ahead, acked, unread, more, gateway, connection, found = answer
+        tombstone, epoch, top, since, valid, missing, ahead, floor, acked, unread, more, gateway, connection, found = (
+            answer
+        )
         if tombstone:
             await self._revive(app, device_id)
         replaced = LiveRoute(gateway.decode(), connection) if gateway else None
-        page = Page(text_of(epoch), top, self._publications(app, found), bool(more), missing)
+        page = Page(text_of(epoch), top, self._publications(app, found), bool(more), missing, floor)
         return Connected(since, bool(valid) and not ahead, page, acked, unread, replaced, ahead)
 
     def _connects_of(self, app: str) -> GroupCommit[ScriptCall, Any]:
@@ -318,8 +320,8 @@ class RedisStreams(RedisAppends, RedisGateways):
         )
         if answer is None:
             return None
-        number, top, missing, more, *found = answer
-        return Page(text_of(number), top, self._publications(app, found), bool(more), missing)
+        number, top, missing, floor, more, *found = answer
+        return Page(text_of(number), top, self._publications(app, found), bool(more), missing, floor)
 
     # --- forms ------------------------------------------------------------------------------------
 
