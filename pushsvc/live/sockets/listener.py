@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final, TypeAlias
 
+from ... import telemetry
 from .config import SocketsConfig
 
 LOOK: Final = 0.01
@@ -124,7 +125,9 @@ class Listener:
         try:
             if not self._closed:
                 await self.resume()
-        except OSError:  # No descriptor is left.
+        except Exception as error:
+            if not isinstance(error, OSError):  # as where no descriptor is left
+                telemetry.get_logger("live").error("live_task_failed", **telemetry.unforeseen(error))
             self._stop()
             self._looking = self._loop.call_later(AGAIN, self._look)
 
