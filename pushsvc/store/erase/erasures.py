@@ -144,7 +144,7 @@ class RedisErasures(StorePart):
         """Stop all sending to tokens of a record, unless its erasure has ended: nothing would end their marks. Returns
         whether all dispatchers have applied it; with `wait`, this waits for them."""
         confirmed = await self.suppression.erasing(app, tokens, wait=wait)
-        if not await self._link.call("HEXISTS", keys.erase(app), key):
+        if await self._link.call("HGET", keys.erase(app), key) is None:
             await self.suppression.erased(app, tokens)
         return confirmed
 
