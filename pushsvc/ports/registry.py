@@ -48,9 +48,11 @@ class Prune(Struct, frozen=True):
     device_id: str
     token: str
     """The token that was judged. Nothing happens when the device has another one by now."""
+    registered_at: int
+    """The registration that was judged. Nothing happens when there is another one by now."""
     reason: str
     at: int
-    """The instant of the judgement, in Unix ms. Nothing happens when the token was registered again after it."""
+    """The instant of the answer, in Unix ms."""
     push_id: str = ""
     """The push that was answered so, if it was one."""
 
@@ -74,6 +76,8 @@ class Strike(Struct, frozen=True):
 
     device_id: str
     token: str
+    registered_at: int
+    """As of `Prune`."""
     at: int
     """The instant of the answer, in Unix ms."""
     count: int

@@ -317,16 +317,19 @@ def _judge_raw(receipt: Receipt) -> PruneDecision:
     return PruneDecision("none", "suspected", "suspect")
 
 
-def _judge_dead(receipt: Receipt, device: Device) -> PruneDecision:
+def dead_until(receipt: Receipt) -> int:
+    """Return the instant up to which the receipt is evidence against a token: a later registration makes it good."""
     # APNs: "the time at which APNs confirmed the token was no longer valid for the topic"; a token that was registered
     # after it is good again. A clock of theirs that runs ahead must not reach beyond what
     # our request can have asked about.
     # https://developer.apple.com/documentation/usernotifications/handling-notification-responses-from-apns
-    asked_at, registered_at = receipt.knows_until, device.registered_at
-    if receipt.since is not None:
-        died_after = registered_at <= max(min(receipt.since, asked_at), asked_at - STILL_DEAD)
-    else:
-        died_after = registered_at < asked_at
+    asked_at = receipt.knows_until
+    return asked_at if receipt.since is None else max(min(receipt.since, asked_at), asked_at - STILL_DEAD)
+
+
+def _judge_dead(receipt: Receipt, device: Device) -> PruneDecision:
+    until, registered_at = dead_until(receipt), device.registered_at
+    died_after = registered_at < until if receipt.since is None else registered_at <= until
     return PruneDecision("prune", "pruned", "dead") if died_after else _keep("registered_later")
 
 

@@ -217,8 +217,9 @@ there, Redis refuses a command of several keys that are not all there, with TRYA
 (https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#multiple-keys-operations).
 
 Rows of large pushes sit in a sorted set, not in a hash, because `GET /v1/push/{id}/deliveries` pages in order of
-index and a hash has no order. Suppression counts its age from the day that we learnt of the death, not from the
-provider's own date, which may lie months back and would let the entry go at once.
+index and a hash has no order. Suppression counts its age from the instant up to which the evidence reaches, at most a
+day before the request (`policy.dead_until`), not from the provider's own date, which may lie months back and would let
+the entry go at once.
 """
 
 from __future__ import annotations

@@ -176,7 +176,9 @@ async def run(server: Server, count: int, seed: int) -> None:
             return len(some)
 
         async def prune() -> int:
-            prunes = [Prune(each.id, each.token, "Unregistered", each.registered_at) for each in some]
+            prunes = [
+                Prune(each.id, each.token, each.registered_at, "Unregistered", each.registered_at) for each in some
+            ]
             for at in range(0, len(some), BATCH):
                 assert all(await registry.prune("shop", prunes[at : at + BATCH]))
             return len(some)

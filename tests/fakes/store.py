@@ -45,6 +45,7 @@ from pushsvc.ports.figures import Gauges
 from pushsvc.ports.pushes import DevicePushes, KeptPush, ListedPush, PushFilter
 from pushsvc.ports.receipts import EventPage
 from pushsvc.rules.audience import is_successor, present
+from pushsvc.rules.policy import dead_until
 from pushsvc.runtime.providers import addresses
 from pushsvc.store.config import StoreConfig
 from pushsvc.store.feedback.log import parse_event_id
@@ -536,7 +537,7 @@ class MemoryReceipts:
             if self._state.receipts[app].remove(entry_id) and event is not None:
                 self._state.events[app].append((f"{next(self._state.numbers)}-0", event))
                 if event.action == "suppressed":
-                    self._state.suppressed[app, receipt.platform, receipt.token] = receipt.at
+                    self._state.suppressed[app, receipt.platform, receipt.token] = dead_until(receipt)
                     self._state.revoke(app, Revoked(tokens=frozenset((token_mark(receipt.token),))))
 
     async def events(self, app: str, *, after: str, limit: int) -> EventPage[FeedbackEvent]:

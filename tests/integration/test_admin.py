@@ -337,7 +337,9 @@ async def devices(service: Service) -> None:
         await store.suppressions.add("shop", [("apns", token + "11", store.clock())])
         assert (await ask(service, "GET", "/v1/admin/devices/phone-1"))[1]["suppressed"] is True
         later = store.clock() + 1000
-        pruned = Prune("phone-1", token + "11", "Unregistered", later)
+        phone = await store.registry.get("shop", "phone-1")
+        assert phone is not None
+        pruned = Prune("phone-1", token + "11", phone.registered_at, "Unregistered", later)
         assert await store.registry.prune("shop", [pruned]) == [True]
     shown = (await ask(service, "GET", "/v1/admin/devices/phone-1"))[1]
     assert (shown["state"], shown["pruned_for"]) == ("pruned", "Unregistered")

@@ -36,7 +36,7 @@ async def test_devices_are_shown_restored_and_deleted(
             await store.registry.put_many("shop", [phone, *many[:400]])
             await store.registry.put_many("shop", many[400:])
             for page in ([phone, *many[:400]], many[400:]):
-                prunes = [Prune(each.id, each.token, "Unregistered", moment() + 1) for each in page]
+                prunes = [Prune(each.id, each.token, each.registered_at, "Unregistered", moment() + 1) for each in page]
                 assert all(await store.registry.prune("shop", prunes))
                 await store.suppressions.add("shop", [(each.platform, each.token, moment() + 1) for each in page])
 

@@ -354,7 +354,9 @@ async def test_ten_thousand_pruned_devices_are_restored(capsys: pytest.CaptureFi
     now = now_ms()
     for start in range(0, 10_000, 500):
         page = devices[start : start + 500]
-        await registry.prune("shop", [Prune(each.id, each.token, "Unregistered", now) for each in page])
+        await registry.prune(
+            "shop", [Prune(each.id, each.token, each.registered_at, "Unregistered", now) for each in page]
+        )
         await loop.store.suppressions.add("shop", [(each.platform, each.token, now) for each in page])
     assert (await registry.count("shop"), await registry.topic_size("shop", "news")) == (0, 0)
     raw = [{"platform": "apns", "token": each.token} for each in devices]

@@ -120,7 +120,9 @@ async def test_topics(service: Service, session: aiohttp.ClientSession) -> None:
     assert (await ask(session, "PUT", "/v1/topics/news/devices/nobody"))[0] == 404
     assert await ask(session, "GET", "/v1/topics/news") == (200, {"topic": "news", "devices": 2})
     assert (await ask(session, "GET", "/v1/devices/a"))[1]["topics"] == ["news"]
-    await service.registry.prune("shop", [Prune("a", device("a").token, "Unregistered", NOW * 2)])
+    await service.registry.prune(
+        "shop", [Prune("a", device("a").token, device("a").registered_at, "Unregistered", NOW * 2)]
+    )
     assert await ask(session, "GET", "/v1/topics/news") == (200, {"topic": "news", "devices": 1})
     for name in ("a", "b", "b", "nobody"):
         assert await ask(session, "DELETE", f"/v1/topics/news/devices/{name}") == (204, {})
@@ -129,7 +131,9 @@ async def test_topics(service: Service, session: aiohttp.ClientSession) -> None:
 
 async def test_a_pruned_device_says_so_and_comes_back(service: Service, session: aiohttp.ClientSession) -> None:
     await ask(session, "PUT", "/v1/devices/phone", PHONE)
-    await service.registry.prune("shop", [Prune("phone", TOKEN, "Unregistered", NOW + 5)])
+    phone = await service.registry.get("shop", "phone")
+    assert phone is not None
+    await service.registry.prune("shop", [Prune("phone", TOKEN, phone.registered_at, "Unregistered", NOW + 5)])
     _, shown = await ask(session, "GET", "/v1/devices/phone")
     assert (shown["state"], shown["pruned_for"], shown["pruned_at"]) == (
         *("pruned", "Unregistered"),

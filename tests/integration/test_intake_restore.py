@@ -29,7 +29,13 @@ async def session(service: Service) -> AsyncIterator[aiohttp.ClientSession]:
     await service.registry.prune(
         "shop",
         [
-            Prune(device.id, device.token, "Unregistered" if number % 2 else "stale", moment() + number * 3_600_000)
+            Prune(
+                device.id,
+                device.token,
+                device.registered_at,
+                "Unregistered" if number % 2 else "stale",
+                moment() + number * 3_600_000,
+            )
             for number, device in enumerate(devices)
         ],
     )

@@ -42,7 +42,7 @@ async def delete(registry: Registry, phone: Device) -> None:
 
 
 async def prune(registry: Registry, phone: Device) -> None:
-    await registry.prune("shop", [Prune(phone.id, phone.token, "Unregistered", moment() + 1)])
+    await registry.prune("shop", [Prune(phone.id, phone.token, phone.registered_at, "Unregistered", moment() + 1)])
 
 
 async def another_device(registry: Registry, phone: Device) -> None:

@@ -188,11 +188,11 @@ async def test_tombstones(world: World) -> None:
     registry = (await world.store()).registry
     await registry.put_many("shop", [device(f"d{n}", user="u", topics=("news",)) for n in range(6)])
     prunes = [
-        Prune("d0", device("d0").token, "Unregistered", moment() + 1),
-        Prune("d1", device("d1").token, "stale", moment() + 2),
-        Prune("d2", device("d3").token, "Unregistered", moment() + 3),
-        Prune("d4", device("d4").token, "Unregistered", moment() - 1),
-        Prune("nobody", "00", "Unregistered", moment() + 1),
+        Prune("d0", device("d0").token, moment(), "Unregistered", moment() + 1),
+        Prune("d1", device("d1").token, moment(), "stale", moment() + 2),
+        Prune("d2", device("d3").token, moment(), "Unregistered", moment() + 3),
+        Prune("d4", device("d4").token, moment() - 1, "Unregistered", moment() + 4),  # it was registered again
+        Prune("nobody", "00", moment(), "Unregistered", moment() + 1),
     ]
     assert await registry.prune("shop", prunes) == [True, True, False, False, False]
     assert await registry.prune("shop", prunes) == [False] * 5
@@ -217,14 +217,15 @@ async def test_strikes(world: World) -> None:
     await registry.put("shop", device("d"))
     token = device("d").token
     strikes = [
-        Strike("d", token, moment() + 1, 1, after=0),
-        Strike("d", token, moment() + 5, 1, after=0),  # another came first
-        Strike("d", token, moment() + 9, 2, after=moment() + 1),
-        Strike("d", "00", moment() + 10, 3, after=moment() + 9),
-        Strike("nobody", "00", moment() + 9, 1, after=0),
+        Strike("d", token, moment(), moment() + 1, 1, after=0),
+        Strike("d", token, moment(), moment() + 5, 1, after=0),  # another came first
+        Strike("d", token, moment(), moment() + 9, 2, after=moment() + 1),
+        Strike("d", "00", moment(), moment() + 10, 3, after=moment() + 9),
+        Strike("nobody", "00", moment(), moment() + 9, 1, after=0),
+        Strike("d", token, moment() - 1, moment() + 11, 3, after=moment() + 9),  # it was registered again
     ]
-    assert await registry.strike("shop", strikes) == [True, False, True, False, False]
-    assert await registry.strike("shop", strikes) == [False] * 5
+    assert await registry.strike("shop", strikes) == [True, False, True, False, False, False]
+    assert await registry.strike("shop", strikes) == [False] * 6
     assert await registry.get("shop", "d") == device("d", strikes=2, struck_at=moment() + 9)
     await registry.put("shop", device("d"))
     assert await registry.get("shop", "d") == device("d")
@@ -312,7 +313,7 @@ async def test_many_at_once_leave_all_indexes_in_agreement(world: World) -> None
                 case 1:
                     await registry.subscribe("shop", "news", name)
                 case 2:
-                    await registry.prune("shop", [Prune(name, token, "Unregistered", moment() + 1)])
+                    await registry.prune("shop", [Prune(name, token, moment(), "Unregistered", moment() + 1)])
                 case 3:
                     await registry.put_many(
                         "shop", [device(f"d{n}", token=f"{n:064d}", topics=("news",)) for n in range(3)]
@@ -404,7 +405,7 @@ async def test_a_lost_step_is_taken_again(world: World) -> None:
 async def test_of_strikes_that_follow_the_same_one_counts_the_first(world: World) -> None:
     stores = [await world.store(name) for name in "abcd"]
     await stores[0].registry.put("shop", device("d"))
-    strikes = [Strike("d", device("d").token, moment() + n, 1, after=0) for n in range(1, 41)]
+    strikes = [Strike("d", device("d").token, moment(), moment() + n, 1, after=0) for n in range(1, 41)]
     found = await asyncio.gather(*(stores[n % 4].registry.strike("shop", [strike]) for n, strike in enumerate(strikes)))
     (won,) = [strike for strike, took in zip(strikes, found, strict=True) if took == [True]]
     assert await stores[0].registry.get("shop", "d") == device("d", strikes=1, struck_at=won.at)
@@ -451,7 +452,7 @@ async def test_a_restored_token_is_off_the_suppression_list(server: Server | Non
         store = await world.store()
         await store.registry.put("shop", device("d", token="p-0"))
         await suppressed_at(store, "p", moment() + 1)
-        assert await store.registry.prune("shop", [Prune("d", "p-0", "Unregistered", moment() + 1)]) == [True]
+        assert await store.registry.prune("shop", [Prune("d", "p-0", moment(), "Unregistered", moment() + 1)]) == [True]
         assert await store.registry.restore("shop", PrunedFilter(), limit=10) == 1
         assert await suppressed(store) == 0
 
@@ -486,7 +487,7 @@ async def test_a_cluster_takes_every_step_in_one_slot() -> None:
             await registry.put_many("shop", many)
             assert await everyone(registry, ToAll(), 130) == [each.id for each in many]
             assert await everyone(registry, ByTopic("news"), 130) == [each.id for each in many]
-            prunes = [Prune(each.id, each.token, "stale", moment() + 1) for each in many[:50]]
+            prunes = [Prune(each.id, each.token, each.registered_at, "stale", moment() + 1) for each in many[:50]]
             assert await registry.prune("shop", prunes) == [True] * 50
             assert await registry.restore("shop", PrunedFilter(), limit=30) == 30
             assert len(await remove_user(registry, "u")) == 200

@@ -156,11 +156,10 @@ class RegistryMachine(RuleBasedStateMachine):
         prunes, expected = [], []
         for name, token, right, reason in asked:
             old = self.model.get(name)
-            prune = Prune(name, old.token if old and right else token, reason, self.tick() + later)
+            judged = old.registered_at + later if old else 0
+            prune = Prune(name, old.token if old and right else token, judged, reason, self.tick())
             prunes.append(prune)
-            hit = (
-                old is not None and old.token == prune.token and old.registered_at <= prune.at and old.state == "active"
-            )
+            hit = old is not None and old.token == prune.token and old.registered_at == judged and old.state == "active"
             expected.append(hit)
             if old and hit:
                 self.model[name] = replace(old, state="pruned", pruned_at=prune.at, pruned_for=reason)
@@ -170,21 +169,28 @@ class RegistryMachine(RuleBasedStateMachine):
         asked=st.lists(
             st.tuples(ids, st.sampled_from(TOKENS), st.booleans(), st.sampled_from([0, 3]), st.integers(1, 3)),
             max_size=4,
-        )
+        ),
+        later=st.sampled_from([0, -3]),
     )
-    def strike(self, asked: list[tuple[str, str, bool, int, int]]) -> None:
+    def strike(self, asked: list[tuple[str, str, bool, int, int]], later: int) -> None:
         strikes, expected = [], []
         for name, token, right, other, count in asked:
             old = self.model.get(name)
+            judged = old.registered_at + later if old else 0
             strike = Strike(
                 name,
                 old.token if old and right else token,
+                judged,
                 self.tick(),
                 count,
                 after=(old.struck_at if old else 0) + other,
             )
             strikes.append(strike)
-            hit = old is not None and old.token == strike.token and old.struck_at == strike.after
+            hit = (
+                old is not None
+                and (old.token, old.registered_at) == (strike.token, judged)
+                and old.struck_at == strike.after
+            )
             expected.append(hit)
             if old and hit:
                 self.model[name] = replace(old, strikes=count, struck_at=strike.at)

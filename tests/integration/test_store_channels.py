@@ -767,7 +767,7 @@ CHANGES: dict[str, tuple[Callable[[Store | MemoryStore, Device], Awaitable[objec
     "replaced": (lambda store, device: store.registry.put("shop", replace(device, id="other")), "moved"),
     "pruned": (
         lambda store, device: store.registry.prune(
-            "shop", [Prune(device.id, device.token, "Unregistered", moment() - 1)]
+            "shop", [Prune(device.id, device.token, device.registered_at, "Unregistered", moment() - 1)]
         ),
         "pruned",
     ),
@@ -860,7 +860,9 @@ async def test_a_connected_device_whose_token_is_dead_keeps_what_waits(server: S
         assert await pending(store) == {"apns": 1, "apns:ack": 1}
         # It is in audiences, and no other tombstone is.
         await store.registry.put("shop", replace(PHONE, id="away", token=f"{1:064x}"))
-        await store.registry.prune("shop", [Prune("away", f"{1:064x}", "Unregistered", moment() - 1)])
+        await store.registry.prune(
+            "shop", [Prune("away", f"{1:064x}", PHONE.registered_at, "Unregistered", moment() - 1)]
+        )
         for audience in (ByDevices((PHONE.id, "away")), ByUsers(("ann",)), ToAll()):
             page = await store.registry.members("shop", audience, after="", limit=500)
             assert [each.id for each in page.devices] == [PHONE.id]

@@ -571,7 +571,7 @@ async def test_every_key_is_as_documented(server: Server, store: Store) -> None:
         await store.registry.subscribe("shop", "news", name)
     other = Device(id="living", platform="apns", token="token of living", user="v", registered_at=moment())
     await store.registry.put("shop", other)
-    pruned = Prune("pruned", "token of pruned", "Unregistered", moment() + 60_000)
+    pruned = Prune("pruned", "token of pruned", moment(), "Unregistered", moment() + 60_000)
     assert await store.registry.prune("shop", [pruned]) == [True]
     async with store.webhooks.claimed("shop", "place", lease=30) as claim:
         assert claim is not None

@@ -62,6 +62,7 @@ RECORDS: dict[str, tuple[str, ...]] = {
             "ps:T:released",
             "ps:T:recent",
             "ps:T:heard",
+            "ps:D:heard",
             "ps:T:gone",
             "ps:T:gone:reported",
             "ps:T:latest",
@@ -73,7 +74,7 @@ RECORDS: dict[str, tuple[str, ...]] = {
     ),
     "(test_jobs_audiences.py has it)": ("ps:T:x:<id>",),
     "(notes for the operator)": ("ps:T:hook:calls",),
-    "(ids and numbers; an unknown field is passed over)": ("ps:T:revoked",),
+    "(ids and numbers; an unknown field is passed over)": ("ps:T:revoked", "ps:D:revoked"),
     "(what this very process was answered less than a minute ago)": ("ps:{owner}:asked:<who>",),
     "(the answer itself; another form is another call, and refused)": ("ps:T:i:<digest>",),
     "(bytes that nobody decodes)": ("ps:T:quarantine",),
@@ -108,7 +109,9 @@ async def test_devices(store: Store) -> None:
     registry = store.registry
     names = ("well", "newer", "stone", "newer-stone")
     await registry.put_many("shop", [phone(name) for name in names])
-    stones = [Prune(name, f"token of {name}", "Unregistered", moment() + 1) for name in ("newer-stone", "stone")]
+    stones = [
+        Prune(name, f"token of {name}", moment(), "Unregistered", moment() + 1) for name in ("newer-stone", "stone")
+    ]
     assert await registry.prune("shop", stones) == [True, True]
     for name in ("newer", "newer-stone"):
         await _break_device(store, name)
@@ -145,9 +148,13 @@ async def test_devices(store: Store) -> None:
 
     assert (await registry.put("shop", phone("well")))[1] is False
     assert (await registry.put("shop", phone("new")))[1] is True
-    assert await registry.prune("shop", [Prune("newer", "token of newer", "Unregistered", moment() + 1)]) == [False]
+    assert await registry.prune("shop", [Prune("newer", "token of newer", moment(), "Unregistered", moment() + 1)]) == [
+        False
+    ]
     assert await registry.restore("shop", PrunedFilter(), limit=100) == 1
-    assert await registry.prune("shop", [Prune("stone", "token of stone", "Unregistered", moment() + 1)]) == [True]
+    assert await registry.prune("shop", [Prune("stone", "token of stone", moment(), "Unregistered", moment() + 1)]) == [
+        True
+    ]
     assert await registry.remove("shop", "stone")
     plan = sweeps(registry, store.leftovers, store.live, ["shop"], Ages(), clock=lambda: moment(), dry_run=False)
     assert (await clean(plan, share=1.0)).removed == {}

@@ -33,7 +33,14 @@ def device(name: str, **fields: Any) -> Device:
     return Device(id=name, **{**known, **fields})
 
 
-async def report(store: MemoryStore, outcomes: dict[str, Outcome], *, by_device: bool = True, at: int = 0) -> None:
+async def report(
+    store: MemoryStore,
+    outcomes: dict[str, Outcome],
+    *,
+    by_device: bool = True,
+    at: int = 0,
+    asked_at: int | None = None,
+) -> None:
     """Let a push to the tokens of these devices be answered, now or at an instant."""
     name = f"p{next(store._state.numbers)}"
     document = push(name, *(f"token-{each}" for each in outcomes))
@@ -44,7 +51,9 @@ async def report(store: MemoryStore, outcomes: dict[str, Outcome], *, by_device:
             each = target.token.removeprefix("token-")
             own = Target(target.index, target.token, each if by_device else None)
             outcome = outcomes[each]
-            answer = Settlement(Delivery(taken.chunk, own), outcome, SENT, at or now_ms(), "hash", outcome.reason)
+            answer = Settlement(
+                *(Delivery(taken.chunk, own), outcome, SENT, at or now_ms(), "hash", outcome.reason), asked_at=asked_at
+            )
             settlements.append(answer)
         await store.queue.settle("shop", settlements, [taken.ref])
 
@@ -286,6 +295,51 @@ async def test_a_registration_in_between_is_never_left_suppressed(where: str, st
     await judged(store)
     assert await state_of(store, "phone") == ("active", 0, False)
     assert await state_of(store, "nobody") == ("active", 0, False)
+
+
+@pytest.mark.parametrize("since", [None, -1000, 86_400_000])
+@pytest.mark.parametrize("where", ["suppressions.add", "registry.prune", "receipts.record", ""])
+async def test_a_registration_while_the_request_was_on_its_way_is_good(
+    where: str, since: int | None, store: MemoryStore
+) -> None:
+    """Its write may be slower than the answer, and the judgement of that: its instant counts."""
+    asked_at = now_ms()
+    await asyncio.sleep(20)
+    registered_at = asked_at + 9000
+
+    async def register() -> None:
+        for name in ("phone", "nobody"):
+            await store.registry.put("shop", device(name, registered_at=registered_at))
+
+    if where:
+        port, method = getattr(store, where.partition(".")[0]), where.partition(".")[2]
+        real = getattr(port, method)
+
+        async def with_a_registration(*arguments: Any) -> Any:
+            await register()
+            return await real(*arguments)
+
+        setattr(port, method, with_a_registration)
+    gone = TokenDead(status=404, reason="Unregistered", since=None if since is None else asked_at + since)
+    await report(store, {"phone": gone, "nobody": gone}, by_device=False, asked_at=asked_at)
+    await judged(store)
+    if not where:
+        await register()
+    assert await state_of(store, "phone") == ("active", 0, False)
+    assert await state_of(store, "nobody") == ("active", 0, False)
+
+
+async def test_a_strike_of_an_earlier_registration_does_not_count(store: MemoryStore) -> None:
+    real = store.registry.strike
+
+    async def after_a_registration(*arguments: Any) -> list[bool]:
+        await store.registry.put("shop", device("phone"))
+        return await real(*arguments)
+
+    store.registry.strike = after_a_registration  # type: ignore[assignment,method-assign]  # only to be late
+    await report(store, {"phone": SUSPECT, **GOOD_ONES})
+    assert await judged(store) == [("phone", "kept")]
+    assert await state_of(store, "phone") == ("active", 0, False)
 
 
 async def test_a_command_that_ran_twice_because_its_answer_was_lost_is_known(store: MemoryStore) -> None:

@@ -86,7 +86,7 @@ def test_other_bytes_are_refused(blob: bytes) -> None:
 def test_a_tombstone_names_the_push_of_its_own_answer_alone(push_id: str) -> None:
     struck = Device(id="d", platform="apns", token="t", strikes=1, struck_at=5, struck_for="Bad", judged_by="p1")
     change_set = ChangeSet([Kept(1, encode_device(struck), struck)], NO_ADDRESSES)
-    assert change_set.prune(Prune("d", "t", "Unregistered", 9, push_id))
+    assert change_set.prune(Prune("d", "t", 0, "Unregistered", 9, push_id))
     assert change_set.devices["d"] == replace(
         struck, state="pruned", pruned_at=9, pruned_for="Unregistered", judged_by=push_id
     )

@@ -12,7 +12,7 @@ from ...model.delivery import Receipt
 from ...model.devices import Device
 from ...model.routing import platform_of
 from ...ports.registry import Holding, Prune, Strike
-from ...rules.policy import PrunePolicy
+from ...rules.policy import PrunePolicy, dead_until
 from .config import FeedbackPorts
 from .judge import Case
 
@@ -35,7 +35,8 @@ class Effects:
         if due:
             strikes = [
                 Strike(
-                    *(device.id, device.token, case.receipt.at, case.decision.strikes, device.struck_at),
+                    *(device.id, device.token, device.registered_at),
+                    *(case.receipt.at, case.decision.strikes, device.struck_at),
                     *(case.receipt.reason, case.receipt.push_id),
                 )
                 for case, device in due
@@ -45,13 +46,18 @@ class Effects:
 
     async def prune(self, cases: Iterable[Case]) -> None:
         """Make the tombstones that were decided. The token is suppressed first, so that a registration in between,
-        which makes the prune void, or after it, which lifts the suppression, never leaves its token suppressed."""
+        which makes the prune void, or after it, which lifts the suppression, never leaves its token suppressed. That
+        is as of the instant up to which the evidence reaches: the registration may be later than the request and, as
+        its write was slow, have an earlier instant than the answer."""
         due = [(case, case.device) for case in cases if case.device and case.decision.change == "prune"]
         if due:
-            marks = [(case.receipt.platform, device.token, case.receipt.at) for case, device in due]
+            marks = [(case.receipt.platform, device.token, dead_until(case.receipt)) for case, device in due]
             await self._ports.suppressions.add(self._app, marks)
             prunes = [
-                Prune(device.id, device.token, case.receipt.reason, case.receipt.at, case.receipt.push_id)
+                Prune(
+                    *(device.id, device.token, device.registered_at),
+                    *(case.receipt.reason, case.receipt.at, case.receipt.push_id),
+                )
                 for case, device in due
             ]
             took = await self._ports.registry.prune(self._app, prunes)

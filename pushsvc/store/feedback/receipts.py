@@ -14,6 +14,7 @@ from ...model.codec import CodecError, decode_event, decode_receipt, encode_even
 from ...model.delivery import Receipt
 from ...model.push import Platform
 from ...model.status import FeedbackEvent
+from ...rules.policy import dead_until
 from .. import keys
 from ..part import StoreContext
 from ..queue.entries import entries_of
@@ -97,14 +98,14 @@ class RedisReceipts(EventLog[FeedbackEvent]):
             if int(history) != present:
                 continue  # another server is the primary by now: it comes again from there
             shard = int(shard_text)
-            route, digest, since = "", b"", receipt.at
+            route, digest, since = "", b"", dead_until(receipt)
             if event is not None and event.action == "suppressed":
                 place, digest = self._suppression.locate(app, receipt.token)
                 if place == shard:
                     route = receipt.platform
-                    since = self._suppression.counted_from(route, receipt.token, receipt.at)
+                    since = self._suppression.counted_from(route, receipt.token, since)
                 else:
-                    foreign.append((receipt.platform, receipt.token, receipt.at))
+                    foreign.append((receipt.platform, receipt.token, since))
             blob = encode_event(event) if event is not None else b""
             by_shard.setdefault(shard, []).extend((entry_id, blob, route, digest, since))
         await self._suppression.add(app, foreign)

@@ -125,8 +125,8 @@ class ChangeSet:
         return True
 
     def prune(self, prune: Prune) -> bool:
-        device = self.devices.get(prune.device_id)
-        if device is None or device.token != prune.token or device.registered_at > prune.at or device.state == "pruned":
+        device = self._judged(prune)
+        if device is None or device.state == "pruned":
             return False
         # The push of an older strike has not caused this: where the answer is of none, none is named.
         self.devices[device.id] = replace(
@@ -135,13 +135,19 @@ class ChangeSet:
         return True
 
     def strike(self, strike: Strike) -> bool:
-        device = self.devices.get(strike.device_id)
-        if device is None or device.token != strike.token or device.struck_at != strike.after:
+        device = self._judged(strike)
+        if device is None or device.struck_at != strike.after:
             return False
         self.devices[device.id] = replace(
             *(device,), strikes=strike.count, struck_at=strike.at, struck_for=strike.reason, judged_by=strike.push_id
         )
         return True
+
+    def _judged(self, judgement: Prune | Strike) -> Device | None:
+        """Return the device that was judged, unless it has another token or was registered again meanwhile."""
+        device = self.devices.get(judgement.device_id)
+        judged = judgement.token, judgement.registered_at
+        return None if device is None or (device.token, device.registered_at) != judged else device
 
     def restore(self, device_id: str) -> bool:
         device = self.devices.get(device_id)
