@@ -55,6 +55,8 @@ class Unavailable(_Answer, frozen=True):
     retry_after: float | None = None
     maybe_sent: bool = False
     """Whether the provider may have processed the request."""
+    part: str = ""
+    """The part of the route that is in trouble, if it has connections of its own: it says nothing about the rest."""
 
 
 class BadNotification(_Answer, frozen=True):

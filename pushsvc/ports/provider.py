@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeAlias
 
 from msgspec import Struct
@@ -40,7 +40,20 @@ OnOutcome: TypeAlias = Callable[[Any, Outcome], None]
 """Called with the very object that was submitted, of whichever class of delivery its submitter made it."""
 
 
-class Provider(Protocol):
+class Way(Protocol):
+    """The connections to a provider, or to a part of it."""
+
+    @property
+    def trouble(self) -> str:
+        """Return why no connection is up (`connection refused`, `bad certificate`), or the empty string."""
+
+    @property
+    def silence(self) -> float:
+        """Return the seconds for which nothing at all has come from there, though a request waited and it was asked
+        whether it is there; 0 while it speaks."""
+
+
+class Provider(Way, Protocol):
     """The sending half of a provider, for one route: long-lived connections and a bounded window. The outcome is passed
     to a callback, because a task or a future for each delivery costs more than the sending."""
 
@@ -59,21 +72,22 @@ class Provider(Protocol):
 
     @property
     def trouble(self) -> str:
-        """Return why no connection is up (`connection refused`, `bad certificate`), or the empty string. Prefixes:
-        `CREDENTIAL`, `REMOVED`, `STREAMS`."""
+        """As for every `Way`, or another reason why nothing is sent, with the prefix `CREDENTIAL`, `REMOVED` or
+        `STREAMS`."""
 
     @property
-    def silence(self) -> float:
-        """Return the seconds for which nothing at all has come from the provider, though a request waited and it was
-        asked whether it is there; 0 while it speaks."""
+    def parts(self) -> Mapping[str, Way]:
+        """Return the parts of the route that have connections of their own, by name. Their trouble is not the
+        route's."""
 
     @property
     def refused(self) -> str:
         """Return the vendor's reason for refusing our credentials before anything can be sent, or the empty string."""
 
     def remedy(self, reason: str) -> str:
-        """Return what an operator can do when our credentials, or a part of them, are refused for `reason`, or all
-        requests throttled; empty where the provider has nothing beyond the general remedy."""
+        """Return what an operator can do when our credentials, or a part of them, are refused for `reason`, all
+        requests throttled, or the part of this name not reached; empty where the provider has nothing beyond the
+        general remedy."""
 
     async def aclose(self) -> None:
         """Let requests in flight end within the request timeout, then close every connection."""

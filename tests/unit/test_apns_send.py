@@ -208,6 +208,26 @@ async def test_broadcasts_of_another_host_have_their_own_connection(config: Conf
         assert it.others[0].requests[1].headers["apns-request-id"] == apns_id(PUSH_ID, 0)
 
 
+async def test_the_trouble_of_the_host_of_broadcasts_is_a_part_of_its_own(config: Config, it: Opened) -> None:
+    assert it.provider.parts == {}, "at the same host, it is the trouble of the route"
+    it.send(BROADCAST, CHANNEL, kind="channel")
+    it.pool.requests[0].answer(Failure("unreachable", False))
+    assert it.outcomes.last == Unavailable(reason="unreachable")
+    apart = structs.replace(config, broadcast_endpoint="https://api-broadcast.push.apple.com/")
+    async with opened(apart) as other:
+        (pool,) = other.others
+        pool.trouble = "api-broadcast.push.apple.com:443: connection refused"
+        assert {name: way.trouble for name, way in other.provider.parts.items()} == {"broadcasts": pool.trouble}
+        assert other.provider.trouble == ""
+        assert "`broadcast_endpoint`" in other.provider.remedy("broadcasts")
+        other.send(BROADCAST, CHANNEL, kind="channel")
+        pool.requests[0].answer(Failure("unreachable", False))
+        assert other.outcomes.last == Unavailable(reason="unreachable", part="broadcasts")
+        other.send(ALERT)
+        other.pool.requests[0].answer(Failure("unreachable", False))
+        assert other.outcomes.last == Unavailable(reason="unreachable")
+
+
 async def test_neighbours_share_all_but_path_and_id_and_chunks_do_not_mix(it: Opened) -> None:
     voip = Message("apns", b'{"voip":1}', {"apns-push-type": "voip"})
     it.send(ALERT, "aa", "bb")

@@ -300,6 +300,29 @@ async def test_trouble_of_a_part_holds_that_part_alone_is_named_and_ends_by_one_
     assert {row[2] for row in (await rows(store, "p")).values()} == {1}
 
 
+async def test_a_part_that_has_its_own_connections_is_named_and_holds_nothing_else() -> None:
+    store, provider, apart = memory_store(), Weather("apns"), Weather("apns")
+    away = Unavailable(reason="unreachable", part="broadcasts")
+    provider.parts = {"broadcasts": apart}
+    provider.says = lambda delivery: away if delivery.target.token.startswith("channel") else Sent(status=200)
+    apart.trouble = "broadcasts.example:443: connection refused"
+    text = "connections to the provider break (broadcasts.example:443: connection refused): look after broadcasts"
+    async with working(store.queue, provider, DEFAULTS) as worker:
+        assert worker.held == {}, "connections are replaced within less than a second"
+        await store.pushes.accept(push("b", *many("channel", 20), ttl=1e6))
+        for number in range(20):
+            await asyncio.sleep(1.0)
+            await store.pushes.accept(push(f"p{number}", f"device{number}"))
+            assert await until_ended(store, f"p{number}") == {"total": 1, "sent": 1}
+        assert worker.held == {"shop/apns/broadcasts": f"unreachable: {text}"}
+        apart.trouble, apart.silence = "", 5.0
+        assert worker.held["shop/apns/broadcasts"].startswith("timeout: nothing at all comes")
+        apart.silence, provider.says = 0.0, None
+        assert worker.held == {}
+        assert await until_ended(store, "b") == {"total": 20, "sent": 20}
+    assert {row[2] for row in (await rows(store, "b")).values()} == {1}
+
+
 async def test_a_part_that_is_corrected_at_once_is_released_soon() -> None:
     loop = asyncio.get_running_loop()
     store, provider = memory_store(), Weather("fcm")

@@ -254,7 +254,7 @@ def test_a_credential_that_cannot_be_used_is_reported_with_its_own_remedy() -> N
     (found,) = held({"shop/apns": Held(f"{CREDENTIAL}{error}", 1)}, {})
     assert (found.cause, found.remedy) == (
         "credential: a.p8 cannot sign a provider token (ValueError)",
-        "download the key again; the account is tried again when the file changes",
+        "download the key again; the account is tried again every minute",
     )
 
 

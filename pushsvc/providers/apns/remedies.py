@@ -7,7 +7,7 @@ from typing import Final
 
 from ...model.finding import Explained
 from .. import reasons
-from .classify import TOO_MANY_TOKENS
+from .classify import BROADCASTS, TOO_MANY_TOKENS
 
 _CLOCK: Final = frozenset({"ExpiredProviderToken", "InvalidProviderToken"})
 
@@ -25,6 +25,7 @@ _REMEDIES: Final[dict[str, str]] = {
     "TopicDisallowed": "the account may not send to this `topic`: correct it",
     "Forbidden": "look at the account's rights at developer.apple.com",
     "FeatureNotEnabled": "switch broadcasts on for the app at developer.apple.com",
+    BROADCASTS: "look at network, firewall, proxy and `broadcast_endpoint`; all else continues",
     # https://developer.apple.com/forums/thread/702056
     TOO_MANY_TOKENS: "it is probed; APNs takes a new provider token of a team every 20 minutes at most, and several "
     "processes or hosts make them: look for other senders with a key of this team, let them share one token, or run "

@@ -25,7 +25,7 @@ from typing import Any, Final, TypeAlias
 
 from msgspec import structs
 
-from ...model.delivery import BadNotification, Delivery, Misconfigured, Outcome, Sent, Throttled, TokenDead
+from ...model.delivery import BadNotification, Delivery, Misconfigured, Outcome, Sent, Throttled, TokenDead, Unavailable
 from ...model.push import Chunk, Route
 from ...net.http2.exchange import Answer, Response
 from ...net.http2.transport import POST, Pool, field, path
@@ -34,7 +34,7 @@ from ...ports.provider import OnOutcome
 from ..badges import filled_in, unread_of
 from ..clocks import clock_skew
 from ..endpoint import host_fields
-from .classify import EXPIRED_TOKEN, INVALID_TOKEN, TOO_MANY_TOKENS, UNRELATED_KEY, classify
+from .classify import BROADCASTS, EXPIRED_TOKEN, INVALID_TOKEN, TOO_MANY_TOKENS, UNRELATED_KEY, classify
 from .config import Config
 from .credentials import ProviderToken, client_context
 from .fields import APNS_ID, device_path, field_of, hashed, headers_of, id_of_digest
@@ -76,6 +76,7 @@ class ApnsProvider:
         self.route = route
         self._pool = pool
         self._broadcasts = broadcasts
+        self.parts = {BROADCASTS: broadcasts} if broadcasts is not pool else {}
         self._token = token
         self._clock = clock
         self._ttl_clock = ttl_clock
@@ -260,6 +261,8 @@ class ApnsProvider:
         outcome = classify(answer, context[0].chunk.message, self._clock(), self._topic)
         if type(outcome) is Sent:
             return structs.replace(outcome, provider_id=context[2])
+        if type(outcome) is Unavailable and self.parts and context[0].target.kind == CHANNEL:
+            return structs.replace(outcome, part=BROADCASTS)
         if type(outcome) is TokenDead and outcome.since is not None:
             # Apple's time, which this machine's clock shows: its provider tokens would be refused otherwise.
             ahead = self._ttl_clock() - self._clock()

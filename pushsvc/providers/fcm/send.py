@@ -13,7 +13,7 @@ import asyncio
 import math
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeAlias
 
@@ -23,7 +23,7 @@ from ...model.delivery import Delivery, Misconfigured, Outcome, Sent, Unavailabl
 from ...model.push import Chunk, Route
 from ...net.http2.transport import POST, Answer, Pool, Response, field, path
 from ...net.proxy import proxy_for
-from ...ports.provider import OnOutcome
+from ...ports.provider import OnOutcome, Way
 from ..badges import filled_in, unread_of
 from ..clocks import clock_skew
 from ..endpoint import host_fields, tls_context
@@ -101,6 +101,10 @@ class FcmProvider:
     @property
     def silence(self) -> float:
         return self._pool.silence
+
+    @property
+    def parts(self) -> Mapping[str, Way]:
+        return {}
 
     @property
     def refused(self) -> str:

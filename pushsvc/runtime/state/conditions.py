@@ -125,7 +125,7 @@ def parts_of(why: str) -> tuple[str, str, str]:
     if why.startswith(CREDENTIAL):
         # The remedy of a `CredentialError` stands in brackets.
         cause, opens, remedy = why.removesuffix(")").rpartition(" (")
-        again = "the account is tried again when the file changes"
+        again = "the account is tried again every minute"
         return (reason, cause, f"{remedy}; {again}") if opens else (reason, why, f"see `pushsvc check`; {again}")
     if why.startswith(REMOVED) or ": " not in rest:
         cause, _, remedy = rest.partition(": ")

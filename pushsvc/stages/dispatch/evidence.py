@@ -8,6 +8,7 @@ Unavailable: no answer in time                       silence
 Unavailable: a status that judges no request         the provider, or what stands before it, is in trouble
 Unavailable: the connection broke, was refused       the connection to the provider is in trouble
 Misconfigured of a part, or of a push's own choice   nothing about the route
+Unavailable: a part that has its own connections     nothing about the route
 caused by our own closing or a dry run               nothing
 everything else                                      the provider works: it judged the request itself, or the
                                                      device has yet to acknowledge it
@@ -75,6 +76,8 @@ def cause_of(outcome: Outcome) -> Cause | Literal["works"] | None:
             return None if part or chosen else "credentials"
         case Throttled(scope=scope):
             return "throttled" if scope == "route" else "tokens_throttled"
+        case Unavailable(part=part) if part:
+            return None
         case Unavailable(status=status, reason=reason):
             if status and status != IDLE:
                 return "unavailable"

@@ -45,6 +45,8 @@ class RouteWatch:
         self._away_since: float | None = None
         self._silent = False
         self._slow = self._maybe_slow = False
+        self._lost: dict[str, float] = {}
+        """Parts without any connection of theirs, and since when."""
         self._shown: dict[str, _LogLine] = {}
 
     def judge(self, outcome: Outcome, now: float, *, token: str, push: str, part: str, probe: bool) -> Blame:
@@ -109,6 +111,11 @@ class RouteWatch:
         slow = unanswered >= SLOW
         # At the second look: what came in a pause of the process may not be read at the first one after it.
         self._slow, self._maybe_slow = slow and self._maybe_slow, slow
+        for part, way in provider.parts.items():
+            if way.trouble:
+                self._lost.setdefault(part, now)
+            else:
+                self._lost.pop(part, None)
         held = self._held(provider, now, unanswered)
         self._metrics.held({label for label, _ in held.values()})
         for name in [name for name in self._shown if name not in held]:
@@ -142,6 +149,12 @@ class RouteWatch:
             found[route] = ("timeout", f"timeout: {UNANSWERED}")
         for part, reason in self.parts.held.items():
             found[f"{route}/{part}"] = (reason, f"{reason}: {provider.remedy(reason) or LOOK}")
+        for part, way in provider.parts.items():
+            if way.trouble and now - self._lost.get(part, now) >= AWAY:
+                text = text_of("unreachable", way.trouble, provider.remedy(part))
+                found[f"{route}/{part}"] = ("unreachable", f"unreachable: {text}")
+            elif way.silence >= SILENT:
+                found[f"{route}/{part}"] = ("timeout", f"timeout: {SILENCE}")
         return found
 
 

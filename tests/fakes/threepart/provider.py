@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
@@ -31,7 +31,7 @@ from pushsvc.model.push import Content, Message, Platform, Route
 from pushsvc.model.rates import AccountLimits, Rate
 from pushsvc.net.http2.transport import POST, Answer, Pool, Response, field, path
 from pushsvc.net.retry_after import retry_after
-from pushsvc.ports.provider import OnOutcome, Preview, RenderError
+from pushsvc.ports.provider import OnOutcome, Preview, RenderError, Way
 from pushsvc.providers.endpoint import check_ca, host_fields, tls_context
 
 PLATFORM: Final[Platform] = "threepart"
@@ -182,6 +182,10 @@ class ThreePartProvider:
     @property
     def silence(self) -> float:
         return self._pool.silence
+
+    @property
+    def parts(self) -> Mapping[str, Way]:
+        return {}
 
     @property
     def refused(self) -> str:
