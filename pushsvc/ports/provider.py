@@ -40,7 +40,7 @@ OnOutcome: TypeAlias = Callable[[Any, Outcome], None]
 """Called with the very object that was submitted, of whichever class of delivery its submitter made it."""
 
 
-class Way(Protocol):
+class Uplink(Protocol):
     """The connections to a provider, or to a part of it."""
 
     @property
@@ -53,7 +53,7 @@ class Way(Protocol):
         whether it is there; 0 while it speaks."""
 
 
-class Provider(Way, Protocol):
+class Provider(Uplink, Protocol):
     """The sending half of a provider, for one route: long-lived connections and a bounded window. The outcome is passed
     to a callback, because a task or a future for each delivery costs more than the sending."""
 
@@ -72,11 +72,11 @@ class Provider(Way, Protocol):
 
     @property
     def trouble(self) -> str:
-        """As for every `Way`, or another reason why nothing is sent, with the prefix `CREDENTIAL`, `REMOVED` or
+        """As for every `Uplink`, or another reason why nothing is sent, with the prefix `CREDENTIAL`, `REMOVED` or
         `STREAMS`."""
 
     @property
-    def parts(self) -> Mapping[str, Way]:
+    def parts(self) -> Mapping[str, Uplink]:
         """Return the parts of the route that have connections of their own, by name. Their trouble is not the
         route's."""
 

@@ -24,7 +24,7 @@ from .. import telemetry
 from ..errors import CredentialError
 from ..model.delivery import Delivery
 from ..model.push import Route
-from ..ports.provider import CREDENTIAL, REMOVED, OnOutcome, Provider, Way
+from ..ports.provider import CREDENTIAL, REMOVED, OnOutcome, Provider, Uplink
 from ..ports.store import Store
 from ..ports.work import RemovedRoute
 from ..providers import REGISTRY, live
@@ -45,7 +45,7 @@ class _Shut:
 
     room = 0
     silence = 0.0
-    parts: Mapping[str, Way] = {}
+    parts: Mapping[str, Uplink] = {}
     refused = ""
 
     def __init__(self, route: Route, trouble: str) -> None:

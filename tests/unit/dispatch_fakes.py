@@ -18,7 +18,7 @@ from pushsvc.model.push import (
     Target,
 )
 from pushsvc.ports.entries import EntryRef, News, Taken
-from pushsvc.ports.provider import OnOutcome, Way
+from pushsvc.ports.provider import OnOutcome, Uplink
 
 from ..fakes import MemoryStore
 
@@ -84,7 +84,7 @@ class FakeProvider:
         self.window = room
         self.trouble = ""
         self.silence = 0.0
-        self.parts: dict[str, Way] = {}
+        self.parts: dict[str, Uplink] = {}
         self.refused = ""
         self.submitted: list[Delivery] = []
         self.open: list[tuple[Delivery, OnOutcome]] = []

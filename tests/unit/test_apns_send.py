@@ -217,7 +217,7 @@ async def test_the_trouble_of_the_host_of_broadcasts_is_a_part_of_its_own(config
     async with opened(apart) as other:
         (pool,) = other.others
         pool.trouble = "api-broadcast.push.apple.com:443: connection refused"
-        assert {name: way.trouble for name, way in other.provider.parts.items()} == {"broadcasts": pool.trouble}
+        assert {name: uplink.trouble for name, uplink in other.provider.parts.items()} == {"broadcasts": pool.trouble}
         assert other.provider.trouble == ""
         assert "`broadcast_endpoint`" in other.provider.remedy("broadcasts")
         other.send(BROADCAST, CHANNEL, kind="channel")

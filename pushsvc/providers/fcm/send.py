@@ -23,7 +23,7 @@ from ...model.delivery import Delivery, Misconfigured, Outcome, Sent, Unavailabl
 from ...model.push import Chunk, Route
 from ...net.http2.transport import POST, Answer, Pool, Response, field, path
 from ...net.proxy import proxy_for
-from ...ports.provider import OnOutcome, Way
+from ...ports.provider import OnOutcome, Uplink
 from ..badges import filled_in, unread_of
 from ..clocks import clock_skew
 from ..endpoint import host_fields, tls_context
@@ -103,7 +103,7 @@ class FcmProvider:
         return self._pool.silence
 
     @property
-    def parts(self) -> Mapping[str, Way]:
+    def parts(self) -> Mapping[str, Uplink]:
         return {}
 
     @property

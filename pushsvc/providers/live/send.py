@@ -25,7 +25,7 @@ from ...errors import StoreError, StoreUnavailable
 from ...model.delivery import SUPERSEDED, Arrival, Delivery, Outcome
 from ...model.push import Route
 from ...ports.live import Appended, InboxItem, Live, LiveContent, Receiver, Reference
-from ...ports.provider import STREAMS, OnOutcome, Way
+from ...ports.provider import STREAMS, OnOutcome, Uplink
 from ...ports.queue import Arrivals
 from ...telemetry import get_logger
 from .batch import DRY_RUN, FAILED, STORE_AWAY, BatchPart, Submitted, all_with, contents_of, parts_of, size_of_next
@@ -54,7 +54,7 @@ class LiveProvider:
 
     trouble = refused = ""
     silence = 0.0
-    parts: Mapping[str, Way] = {}
+    parts: Mapping[str, Uplink] = {}
 
     def __init__(self, route: Route, live: Live, arrivals: Arrivals, *, ack_within: float, clock: Callable[[], int]):
         """Begin to send. `ack_within` is for pushes that name no time of their own; `clock` returns Unix ms."""

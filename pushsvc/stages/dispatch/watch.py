@@ -111,8 +111,8 @@ class RouteWatch:
         slow = unanswered >= SLOW
         # At the second look: what came in a pause of the process may not be read at the first one after it.
         self._slow, self._maybe_slow = slow and self._maybe_slow, slow
-        for part, way in provider.parts.items():
-            if way.trouble:
+        for part, uplink in provider.parts.items():
+            if uplink.trouble:
                 self._lost.setdefault(part, now)
             else:
                 self._lost.pop(part, None)
@@ -149,11 +149,11 @@ class RouteWatch:
             found[route] = ("timeout", f"timeout: {UNANSWERED}")
         for part, reason in self.parts.held.items():
             found[f"{route}/{part}"] = (reason, f"{reason}: {provider.remedy(reason) or LOOK}")
-        for part, way in provider.parts.items():
-            if way.trouble and now - self._lost.get(part, now) >= AWAY:
-                text = text_of("unreachable", way.trouble, provider.remedy(part))
+        for part, uplink in provider.parts.items():
+            if uplink.trouble and now - self._lost.get(part, now) >= AWAY:
+                text = text_of("unreachable", uplink.trouble, provider.remedy(part))
                 found[f"{route}/{part}"] = ("unreachable", f"unreachable: {text}")
-            elif way.silence >= SILENT:
+            elif uplink.silence >= SILENT:
                 found[f"{route}/{part}"] = ("timeout", f"timeout: {SILENCE}")
         return found
 

@@ -31,7 +31,7 @@ from pushsvc.model.push import Content, Message, Platform, Route
 from pushsvc.model.rates import AccountLimits, Rate
 from pushsvc.net.http2.transport import POST, Answer, Pool, Response, field, path
 from pushsvc.net.retry_after import retry_after
-from pushsvc.ports.provider import OnOutcome, Preview, RenderError, Way
+from pushsvc.ports.provider import OnOutcome, Preview, RenderError, Uplink
 from pushsvc.providers.endpoint import check_ca, host_fields, tls_context
 
 PLATFORM: Final[Platform] = "threepart"
@@ -184,7 +184,7 @@ class ThreePartProvider:
         return self._pool.silence
 
     @property
-    def parts(self) -> Mapping[str, Way]:
+    def parts(self) -> Mapping[str, Uplink]:
         return {}
 
     @property
