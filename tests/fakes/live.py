@@ -352,8 +352,11 @@ class MemoryLive:
             await self._note_life(app, device_id)
         return True
 
-    async def acking(self, app: str, positions: Sequence[tuple[str, Position]]) -> list[Acked]:
-        return [self._ack(app, *each, None, look=True) for each in positions]
+    async def acking(
+        self, app: str, positions: Sequence[tuple[str, Position]], given: Sequence[Sequence[int]] = ()
+    ) -> list[Acked]:
+        offsets = given or [()] * len(positions)
+        return [self._ack(app, *each, own, look=True) for each, own in zip(positions, offsets, strict=True)]
 
     async def ack(
         self, app: str, positions: Sequence[tuple[str, Position]], ended: Sequence[Sequence[int] | None] = ()
@@ -368,10 +371,14 @@ class MemoryLive:
         before, acked, newly = stream.acked, stream.acked, []
         fault = self._fault(stream, position)
         if not fault and position.offset > acked:
-            newly = [each for each in stream.after(acked) if each.offset <= position.offset]
-            if ended is not None and not {each.offset for each in newly} <= set(ended):
-                return Acked("open", [], acked, len(stream.after(acked)), before)
-            newly, acked = newly if ended is None else [], position.offset
+            covered = [each for each in stream.after(acked) if each.offset <= position.offset]
+            named, now = set(ended or ()), self._state.clock()
+            newly = [each for each in covered if each.push.expires_at > now or (look and each.offset in named)]
+            if ended is not None and not look:
+                if not {each.offset for each in newly} <= named:
+                    return Acked("open", [], acked, len(stream.after(acked)), before)
+                newly = []
+            acked = position.offset
         if not look:
             stream.acked = acked
         return Acked(fault, newly, acked, len(stream.after(acked)), before)

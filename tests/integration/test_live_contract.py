@@ -172,7 +172,7 @@ async def test_what_is_withdrawn_is_shown_to_no_device_any_more(server: Server |
         back = await connected(live, "y")
         assert [(each.push.id, each.prev) for each in back.page.publications] == [("p1", 0), ("p3", 1)]
         assert (await ack(live, "y", 3)).fault == ""
-        assert [each.push.id for each in (await ack(live, "x", 3)).newly] == ["p1", "p2", "p3"]
+        assert [each.push.id for each in (await ack(live, "x", 3)).newly] == ["p1", "p3"]
         # Another one of its hour is not concerned.
         assert [each.status for each in await append(live, push_of("p4"), "x", "z")] == ["new", "new"]
 
@@ -731,6 +731,23 @@ async def test_no_other_delivery_is_acknowledged_than_those_that_have_ended(serv
         assert await acked(3) == Acked("", [], 3, 2, before=3)
         assert await acked(5, 2, 3, 4, 5) == Acked("", [], 5, 0, before=3)
         assert await acked(6) == Acked("offset", [], 5, 0, before=5)
+
+
+async def test_what_has_expired_is_acknowledged_only_where_it_was_given(server: Server | None) -> None:
+    async with new_world(server, LASTING) as world:
+        live = (await opened(world, "x")).live
+        for number in (1, 2, 3, 4):
+            await append(live, push_of(f"p{number}", expires_at=moment() if number in (2, 3) else None), "x")
+
+        async def named(*given: int) -> list[int]:
+            (found,) = await live.acking("shop", [("x", Position("", 4))], [given])
+            return [each.offset for each in found.newly]
+
+        assert [await named(), await named(3), await named(1, 2, 4)] == [[1, 4], [1, 3, 4], [1, 2, 4]]
+        (found,) = await live.ack("shop", [("x", Position("", 4))], [(4,)])
+        assert found == Acked("open", [], 0, 4, before=0)
+        (found,) = await live.ack("shop", [("x", Position("", 4))], [(1, 4)])
+        assert found == Acked("", [], 4, 0, before=0)
 
 
 async def test_acknowledgements_at_once_name_each_reference_once(server: Server | None) -> None:

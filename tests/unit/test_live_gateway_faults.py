@@ -80,6 +80,7 @@ class Streams:
         self.looked: Any = []
         self.acknowledged: list[Sequence[tuple[str, Position]]] = []
         self.acks: list[list[Acked]] = []
+        self.shown: list[list[list[int]]] = []
         self.routes: list[Any] = []
         self.lapsed: list[set[str]] = []
         self.received: list[Any] = []
@@ -124,7 +125,8 @@ class Streams:
     async def read(self, app: str, device_id: str, position: Position) -> Any:
         return self._answer("read", BROKEN)
 
-    async def acking(self, app: str, positions: Sequence[tuple[str, Position]]) -> Any:
+    async def acking(self, app: str, positions: Sequence[tuple[str, Position]], given: Sequence[Sequence[int]]) -> Any:
+        self.shown.append([list(each) for each in given])
         return self._answer("acking", self.looked)
 
     async def ack(
@@ -383,6 +385,27 @@ async def test_a_connection_knows_what_it_was_given_by_a_poke(world: World) -> N
         assert streams.calls.count("acking") == asked
     found = [(each.push_id, each.index, each.platform) for each in world.confirmed]
     assert found == [("p1", 7, "fcm"), ("p2", 7, "live")]
+    loop.cancel()
+
+
+async def test_a_stream_is_asked_with_what_its_connection_was_given(world: World) -> None:
+    gateway, streams = world.gateway, world.streams
+    connection, _ = world.ask()
+    await world.done()
+    loop = asyncio.create_task(gateway.acks.run())
+    streams.looked = [Acked("")]
+    for offset, platform in ((1, "fcm"), (2, ""), (3, "fcm")):
+        push = LivePush(f"p{offset}", 0, 2**40, "normal")
+        recipient = Recipient(connection.number, "e", offset, offset - 1, 1, 7)
+        await gateway._take(Poke("shop", push, [recipient], b'{"id":"p"}', platform=platform))
+    connection.received(b'{"id":9,"rpc":{"method":"ack","data":{"ack":2}}}')
+    await gateway.acks.all_taken()
+    # The stream has more than the connection knows of.
+    streams.acks = [[Acked("open")]]
+    connection.received(b'{"id":10,"rpc":{"method":"ack","data":{"ack":3}}}')
+    await gateway.acks.all_taken()
+    connection.received(b'{"rpc":{"method":"ack","data":{"ack":3}}}')
+    assert streams.shown == [[[1, 2]], [[3]]]
     loop.cancel()
 
 
@@ -853,14 +876,14 @@ async def test_acknowledgements_without_answers_are_merged_and_outlive_an_outage
     await world.done()
     away = [AWAY, AWAY]
 
-    async def ack(app: str, device_id: str, position: Position, given: Sequence[Reference] | None = None) -> Acked:
+    async def ack(app: str, device_id: str, position: Position, *given: Any) -> Acked:
         await asyncio.sleep(0)
         if away:
             raise away.pop()
         taken.append(position.offset)
         return Acked("offset" if position.offset > 500 else "")
 
-    gateway.acks.ack = ack  # type: ignore[method-assign]  # scripted
+    gateway.acks.ack = ack  # type: ignore[method-assign,assignment]  # scripted
     for start in range(0, 400, 40):
         send_acks(connection, *range(start, start + 40), 2**40 + start)
     assert len(gateway._tasks) == 1

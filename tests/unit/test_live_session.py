@@ -563,7 +563,7 @@ def test_publications_are_handed_out_in_order_and_once() -> None:
     assert offsets(effects) == [4, 5]
     assert others(effects) == [], "the window is full; 6 waits"
     effects = send(session, {"send": {"data": {"ack": 5}}})
-    assert effects == [AckRequested(0, 5, "e"), MoreRequested(5, 4)]
+    assert effects == [AckRequested(0, 5, "e", shown=(1, 3, 4, 5)), MoreRequested(5, 4)]
     assert offsets(session.more(page(6), FULL, 0.0)) == [6]
 
 
@@ -635,7 +635,8 @@ def test_news_that_overtake_a_connect_without_room_come_after_the_acknowledgemen
     recovered = result(0, True, page(1, 2, 3, 4), acked=0)
     effects = session.connected(1, recovered, FULL, APP, heartbeat=25.0, ttl=60.0, now=0.0)
     assert others(effects) == [], "the window is full"
-    assert others(send(session, {"send": {"data": {"ack": 4}}})) == [AckRequested(0, 4, "e"), MoreRequested(4, 4)]
+    asked = AckRequested(0, 4, "e", shown=(1, 2, 3, 4))
+    assert others(send(session, {"send": {"data": {"ack": 4}}})) == [asked, MoreRequested(4, 4)]
     assert offsets(session.more(page(5), FULL, 0.0)) == [5]
 
 

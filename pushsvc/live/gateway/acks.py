@@ -87,11 +87,16 @@ class Acks:
         """By push and index of deliveries."""
 
     async def ack(
-        self, app: str, device_id: str, position: Position, given: Sequence[Reference] | None = None
+        self,
+        app: str,
+        device_id: str,
+        position: Position,
+        given: Sequence[Reference] | None = None,
+        shown: Sequence[int] = (),
     ) -> Acked:
         """Acknowledge everything up to a position. Raises `StoreUnavailable`; the device repeats it then."""
-        caller = _Caller(app, device_id)
-        self.take(caller, AckRequested(0, position.offset, position.epoch, None if given is None else tuple(given)))
+        caller, known = _Caller(app, device_id), None if given is None else tuple(given)
+        self.take(caller, AckRequested(0, position.offset, position.epoch, known, tuple(shown)))
         return await caller.answer
 
     def take(self, acknowledger: Acknowledger, ask: AckRequested) -> None:
@@ -153,7 +158,8 @@ class Acks:
         # A stream may have more than its connection knows: what has expired, or what was never given.
         unknown = [place for place, result in enumerate(results) if result.fault == "open"]
         if unknown:
-            asked = [(acks[place][0], replace(acks[place][1], given=None)) for place in unknown]
+            some = [acks[place] for place in unknown]
+            asked = [(device, replace(ask, given=None, shown=ask.offsets)) for device, ask in some]
             for place, result in zip(unknown, await self._end_all(app, asked, ended), strict=True):
                 results[place] = result
         self._metrics.flush()
@@ -167,7 +173,8 @@ class Acks:
         faults: list[Acked | None] = [None] * len(acks)
         if unknown := [place for place, (_, ask) in enumerate(acks) if ask.given is None]:
             acks = list(acks)
-            named = await self._live.acking(app, [_asked(acks[place]) for place in unknown])
+            given = [acks[place][1].shown for place in unknown]
+            named = await self._live.acking(app, [_asked(acks[place]) for place in unknown], given)
             for place, found in zip(unknown, named, strict=True):
                 acknowledger, ask = acks[place]
                 acks[place] = acknowledger, replace(ask, given=tuple(found.newly))

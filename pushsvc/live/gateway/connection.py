@@ -278,7 +278,8 @@ class Connection:
             self._acks[inside] = ask
         elif ask.offset > waiting.offset:
             given = None if waiting.given is None or ask.given is None else (*waiting.given, *ask.given)
-            self._acks[inside] = AckRequested(ask.id, ask.offset, ask.epoch, given)
+            shown = () if given is not None else (*waiting.offsets, *ask.offsets)
+            self._acks[inside] = AckRequested(ask.id, ask.offset, ask.epoch, given, shown)
 
     async def _ack_waiting(self) -> None:
         """Take the acknowledgements that wait, until none does. While Redis is away they are kept; what is left at the
@@ -289,7 +290,7 @@ class Connection:
                 inside, ask = self._acks.popitem()
                 try:
                     position = Position(ask.epoch, ask.offset)
-                    acked = await self.gateway.acks.ack(self.app, self.device_id, position, ask.given)
+                    acked = await self.gateway.acks.ack(self.app, self.device_id, position, ask.given, ask.shown)
                     self._run(self.session.acked(ask.id, acked.fault))
                 except StoreUnavailable:
                     if self.ended:

@@ -69,6 +69,13 @@ class AckRequested(Struct, frozen=True, gc=False):
     given: tuple[Reference, ...] | None = None
     """The deliveries that this connection was given up to there and that were not acknowledged; None where some are not
     known."""
+    shown: tuple[int, ...] = ()
+    """The offsets of these where some are not known."""
+
+    @property
+    def offsets(self) -> tuple[int, ...]:
+        """The offsets of what this connection was given."""
+        return self.shown if self.given is None else tuple(each.offset for each in self.given)
 
 
 class ReadRequested(Struct, frozen=True, gc=False):

@@ -194,8 +194,7 @@ class Session:
                 self._fail(effects, command_id, asked.error, asked.kind)
         elif not command_id or self._wait(command_id, effects):
             if isinstance(asked, AckRequested):
-                given = self._window.acknowledge(asked.offset)
-                effects.append(AckRequested(command_id, asked.offset, asked.epoch, given) if given else asked)
+                effects.append(self._window.acknowledge(asked))
                 self._ask_more(effects)
             else:
                 effects.append(asked)

@@ -27,7 +27,7 @@ from ...ports.live import Page, Reference
 from ..config import LiveAppConfig
 from .codec import Rendered
 from .commands import PAGE
-from .effects import MoreRequested, ResendRequested
+from .effects import AckRequested, MoreRequested, ResendRequested
 
 MESSAGE: Final = 512 * 1024
 """Bytes of contents of one message, unless the first alone has more: some clients end a connection at a message of
@@ -99,20 +99,22 @@ class StreamWindow:
         """How many publications may be handed out."""
         return 0 if self.paused else self.app.window - len(self._flight)
 
-    def acknowledge(self, offset: int) -> tuple[Reference, ...]:
-        """Take an acknowledgement of everything up to an offset, which makes room at once. Return the deliveries that
-        were given; none if some of them are not known, or if the offset is not new or beyond the stream."""
+    def acknowledge(self, asked: AckRequested) -> AckRequested:
+        """Take an acknowledgement of everything up to an offset, which makes room at once. Return it with the
+        deliveries that were given, or with their offsets alone where some are not known; as it is if its offset is not
+        new or beyond the stream."""
+        offset = asked.offset
         if not self.acked < offset <= self.top:
-            return ()
+            return asked
         self.acked = offset
         flight = self._flight
-        if len(flight) == 1 and offset in flight:  # as nearly always
-            given = [flight.pop(offset)[2]]
-        else:
-            given = [flight.pop(each)[2] for each in [each for each in flight if each <= offset]]
+        shown = [each for each in flight if each <= offset]
+        given = [flight.pop(each)[2] for each in shown]
         if not flight:
             self.resend_at = NEVER
-        return () if None in given else cast("tuple[Reference, ...]", tuple(given))
+        if None in given or not given:
+            return AckRequested(asked.id, offset, asked.epoch, None, tuple(shown))
+        return AckRequested(asked.id, offset, asked.epoch, cast("tuple[Reference, ...]", tuple(given)))
 
     def take(self, offset: int, prev: int, now: float, delivery: Reference | None = None) -> int | None:
         """Return the `prev` with which a publication that was appended just now is handed out; None: it was

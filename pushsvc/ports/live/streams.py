@@ -245,8 +245,11 @@ class LiveStreams(Protocol):
         """End a connection, or one of the same gateway with a lower number, which has ended too. Returns False, and
         changes nothing, where neither is the device's present connection."""
 
-    async def acking(self, app: str, positions: Sequence[tuple[str, Position]]) -> list[Acked]:
-        """Return what `ack` would, and change nothing.
+    async def acking(
+        self, app: str, positions: Sequence[tuple[str, Position]], given: Sequence[Sequence[int]] = ()
+    ) -> list[Acked]:
+        """Return what `ack` would, and change nothing. What has expired is named only if it is among the offsets that
+        each device was `given`: otherwise it was never seen.
 
         End the deliveries that this names first, then call `ack` with them: if the process dies in between, the device
         repeats its acknowledgement, and no delivery is acknowledged without having ended.
@@ -259,8 +262,8 @@ class LiveStreams(Protocol):
         the stream.
 
         `ended` has for each of them the offsets, in their order, of deliveries that the caller has ended: where another
-        one would be acknowledged nothing is, and the fault is `open`. Then `newly` is empty. None, and without `ended`
-        all: whatever it is."""
+        one that has not expired would be acknowledged nothing is, and the fault is `open`. Then `newly` is empty. None,
+        and without `ended` all: whatever it is."""
 
     async def read(self, app: str, device_id: str, position: Position) -> Read:
         """Record that the user has read everything up to an offset of this device's stream. On each other device of the

@@ -2,15 +2,16 @@
 --
 -- KEYS  1 ps:D:count
 -- ARGV  1 prefix `ps:D:`; 2 1 to change nothing; 3 packed, for each device the digest of its id; epoch or -1 for any,
---       and offset, doubles; 65535, or the number, 2 bytes, of deliveries that have ended, and their offsets, 4 bytes
---       each, in their order: where another one would be acknowledged, the fault is `open`, and nothing is
+--       and offset, doubles; 65535, or the number, 2 bytes, of deliveries that have ended, or to change nothing, of
+--       those that the device was given, and their offsets, 4 bytes each, in their order: where another one that is open
+--       would be acknowledged, the fault is `open`, and nothing is; 4 now ms
 -- Returns for each { fault, acked, unacked, acked before, offset, index, platform, facts, .. of what was not
--- acknowledged before, where all may be }; or what was acknowledged before alone, where everything is acknowledged as
+-- acknowledged before, where all may be, without what has expired and was not given }; or what was acknowledged before alone, where everything is acknowledged as
 -- it was asked
 
 -- include: live_stream
 
-local prefix, look, asked = ARGV[1], ARGV[2] == '1', ARGV[3]
+local prefix, look, asked, now = ARGV[1], ARGV[2] == '1', ARGV[3], tonumber(ARGV[4])
 local HEAD = DIGEST + 18 -- bytes of a device before the offsets that it names
 local ALL = 65535 -- their number where it may be any
 
@@ -24,27 +25,40 @@ local function first_open(s, through)
   return first
 end
 
--- Whether these records are of deliveries that have ended, or of pushes that are gone.
+-- The place behind that of the offset of a record in some of these, from a place on; or nil.
+local function behind_place_of(s, record, offsets, at)
+  local offset = sub(s.records, record * s.width + 11, record * s.width + 14)
+  for place = at, #offsets, 4 do
+    if sub(offsets, place, place + 3) == offset then
+      return place + 4
+    end
+  end
+  return nil
+end
+
+-- Whether these records are of deliveries that have ended, or of pushes that have expired or are gone.
 local function have_ended(s, first, through, ended)
   local at = 1
   for record = first, through - 1 do
-    local place, offset = at, sub(s.records, record * s.width + 11, record * s.width + 14)
-    while place <= #ended and sub(ended, place, place + 3) ~= offset do
-      place = place + 4
-    end
-    if place <= #ended then
-      at = place + 4
-    elseif facts_of(prefix, key_at(s, record)) then
-      return false
+    local following = behind_place_of(s, record, ended, at)
+    if following then
+      at = following
+    else
+      local facts = facts_of(prefix, key_at(s, record))
+      if facts and expires_at(facts) > now then
+        return false
+      end
     end
   end
   return true
 end
 
-local function name(own, s, first, through)
+-- Names what is acknowledged by these records: what has expired only where it was given, since otherwise it was never
+-- seen.
+local function name(own, s, first, through, given)
   for record = first, through - 1 do
     local facts = facts_of(prefix, key_at(s, record))
-    if facts then
+    if facts and (expires_at(facts) > now or behind_place_of(s, record, given, 1)) then
       local index, platform = index_and_platform(s, record)
       local o = #own
       own[o + 1], own[o + 2] = offset_at(s, record), index
@@ -82,8 +96,8 @@ local function take(n, value, epoch, offset, ended)
     local through = count_to(s, fault == '' and math.max(offset, s.acked) or s.acked)
     if fault == '' and offset > s.acked then
       local first = first_open(s, through)
-      if not ended then
-        name(own, s, first, through)
+      if look or not ended then
+        name(own, s, first, through, ended or '')
       elseif not have_ended(s, first, through, ended) then
         own[1], through = 'open', first
       end

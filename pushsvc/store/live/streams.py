@@ -244,8 +244,10 @@ class RedisStreams(RedisAppends, RedisGateways):
 
     # --- what a device has ------------------------------------------------------------------------
 
-    async def acking(self, app: str, positions: Sequence[tuple[str, Position]]) -> list[Acked]:
-        return await self._ack(app, positions, (), look=True)
+    async def acking(
+        self, app: str, positions: Sequence[tuple[str, Position]], given: Sequence[Sequence[int]] = ()
+    ) -> list[Acked]:
+        return await self._ack(app, positions, given, look=True)
 
     async def ack(
         self, app: str, positions: Sequence[tuple[str, Position]], ended: Sequence[Sequence[int] | None] = ()
@@ -265,7 +267,11 @@ class RedisStreams(RedisAppends, RedisGateways):
             else:
                 asked.append(_ASKED.pack(*place, len(offsets)) + pack(f">{len(offsets)}I", *offsets))
         calls = [
-            self._call(app, "live_ack", keys.devices(app), int(look), b"".join(asked[start : start + MAX_BATCH]))
+            self._call(
+                app,
+                "live_ack",
+                *(keys.devices(app), int(look), b"".join(asked[start : start + MAX_BATCH]), self._clock()),
+            )
             for start in range(0, len(asked), MAX_BATCH)
         ]
         answers = await self._link.scripts(calls) if calls else ()
