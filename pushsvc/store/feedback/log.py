@@ -1,4 +1,9 @@
-"""The logs of events, each one stream a shard, which readers follow by a cursor."""
+"""The logs of events, each one stream a shard, which readers follow by a cursor.
+
+The order of several shards is that of Redis' clock. Where that is set back by more than `SETTLED`, a stream whose last
+event is older continues behind the cursors of readers, and they pass over that: a stream knows its own last id only,
+and the others are in other slots. The ids of one stream never go back, so that nothing is passed over with one shard.
+"""
 
 from __future__ import annotations
 
