@@ -8,9 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from pushsvc.model.delivery import Delivery, Misconfigured, Outcome, Sent, Throttled, Unavailable
-from pushsvc.model.push import Message, Platform, Push, Route, Target
+from pushsvc.model.push import Lane, Message, Platform, Push, Route, Target
 from pushsvc.ports.provider import OnOutcome
 from pushsvc.rules.policy import RetryPolicy
 from pushsvc.runtime.plans import retry_policy
@@ -371,3 +372,143 @@ async def test_retries_of_one_push_are_spread() -> None:
     assert len(again) == 60
     assert min(again) >= 10.0
     assert len({round(at, 1) for at in again}) >= 10
+
+
+def away_at(*spans: tuple[float, float]) -> bool:
+    """Whether the provider is away now."""
+    now = asyncio.get_running_loop().time()
+    return any(since <= now < until for since, until in spans)
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [SERVER_ERROR, SILENCE, Misconfigured(status=403, reason="InvalidProviderToken")],
+    ids=["503", "silence", "refused"],
+)
+async def test_a_broadcast_that_was_taken_for_bad_after_a_short_outage_is_held_in_the_next_one(
+    trouble: Outcome,
+) -> None:
+    store, provider = memory_store(), Weather("apns", room=100)
+    provider.seconds = 1.0
+    outages = (10.0, 13.0), (30.0, 3630.0)
+    provider.says = lambda delivery: trouble if away_at(*outages) else Sent(status=200)
+    async with working(store.queue, provider, DEFAULTS) as worker:
+        await asyncio.sleep(9.0)
+        await store.pushes.accept(push("all", *many("t", 3000), lane="bulk", ttl=6 * 3600.0))
+        await asyncio.sleep(4.2)
+        await store.pushes.accept(push("another", "u"))
+        assert await until_ended(store, "another") == {"total": 1, "sent": 1}
+        await asyncio.sleep(2.0)
+        assert worker.held == {}, "what works ended the first outage at once"
+        await asyncio.sleep(45.0 - asyncio.get_running_loop().time())
+        assert worker.held.keys() == {"shop/apns"}
+        assert provider.between(45.0, 3630.0) <= 150
+        assert await until_ended(store, "all", 6000.0) == {"total": 3000, "sent": 3000}
+
+
+OWN_ERROR = Unavailable(status=500, reason="INTERNAL")
+OWN_TOPIC = Misconfigured(status=403, reason="Forbidden", chosen=True)
+
+
+@pytest.mark.parametrize("answer", [OWN_ERROR, OWN_TOPIC], ids=["500", "topic"])
+@pytest.mark.parametrize("lane", ["urgent", "normal"])
+async def test_pushes_that_are_each_bad_keep_no_other_from_being_sent_after_an_outage(
+    answer: Outcome, lane: Lane
+) -> None:
+    """One push a second is bad in itself; of those in other lanes, one each five seconds, each is sent."""
+    loop = asyncio.get_running_loop()
+    store, provider = memory_store(), Weather("fcm", room=100)
+
+    def says(delivery: Delivery) -> Outcome:
+        if away_at((60.0, 75.0)):
+            return SERVER_ERROR
+        return answer if delivery.chunk.push_id.startswith("bad") else Sent(status=200)
+
+    provider.says = says
+    waits: list[float] = []
+
+    async def send(number: int) -> None:
+        at, name = loop.time(), f"good {number}"
+        await store.pushes.accept(push(name, name, lane="normal" if lane == "urgent" else "bulk", platform="fcm"))
+        assert await until_ended(store, name) == {"total": 1, "sent": 1}
+        waits.append(loop.time() - at)
+
+    async with working(store.queue, provider, DEFAULTS), asyncio.TaskGroup() as tasks:
+        for number in range(900):
+            name = f"bad {number}"
+            await store.pushes.accept(push(name, name, lane=lane, platform="fcm", ttl=86400.0))
+            if number % 5 == 0:
+                tasks.create_task(send(number))
+            await asyncio.sleep(1.0)
+        assert await until_ended(store, "bad 100") == {"total": 1, "failed": 1}
+    assert len(waits) == 180
+    assert sorted(waits)[len(waits) // 2] <= 0.5
+    assert max(waits) <= 100.0, "the outage, and a probe of each lane"
+
+
+async def test_a_push_that_an_outage_met_is_probed_again_behind_others_that_are_bad() -> None:
+    store, provider = memory_store(), Weather("fcm", room=100)
+    bad = {f"bad {number}" for number in range(30)}
+    provider.says = lambda delivery: (
+        SERVER_ERROR if away_at((0.0, 20.0)) or delivery.chunk.push_id in bad else Sent(status=200)
+    )
+    async with working(store.queue, provider, DEFAULTS):
+        await store.pushes.accept(push("good", "good", lane="urgent", platform="fcm", ttl=86400.0))
+        await until(lambda: provider.came)
+        for name in sorted(bad):
+            await store.pushes.accept(push(name, *many(name, 50), lane="urgent", platform="fcm", ttl=86400.0))
+        assert await until_ended(store, "good", 1200.0) == {"total": 1, "sent": 1}
+
+
+async def test_dry_runs_that_ask_nobody_delay_no_probe() -> None:
+    loop = asyncio.get_running_loop()
+    store, provider = memory_store(), Weather("apns", room=100)
+    unavailable = Unavailable(status=503, reason="ServiceUnavailable")
+
+    def says(delivery: Delivery) -> Outcome:
+        if delivery.chunk.dry_run:
+            return Sent(reason="dry_run")
+        return unavailable if away_at((0.0, 12.0)) else Sent(status=200)
+
+    provider.says = says
+    async with working(store.queue, provider, DEFAULTS) as worker:
+        await asyncio.sleep(10.0)
+        await store.pushes.accept(push("met it", *many("m", 6)))
+        await asyncio.sleep(0.5)
+        await store.pushes.accept(structs.replace(push("dry", *many("d", 1000)), dry_run=True))
+        await asyncio.sleep(0.2)
+        await store.pushes.accept(push("real", *many("r", 50), lane="urgent"))
+        await until(lambda: worker.health.trouble is None)
+        assert loop.time() <= 20.0
+        assert await until_ended(store, "dry") == {"total": 1000, "sent": 1000}
+        assert loop.time() <= 40.0, "they use up nothing of the rate at which the route opens"
+        assert await until_ended(store, "real", 1200.0) == {"total": 50, "sent": 50}
+
+
+async def test_a_push_that_met_trouble_before_takes_no_benefit_of_the_doubt_from_the_next() -> None:
+    store, provider = memory_store(), Weather("fcm")
+    provider.says = lambda delivery: SERVER_ERROR if away_at((0.0, 3900.0)) else Sent(status=200)
+    async with working(store.queue, provider, DEFAULTS):
+        await asyncio.sleep(100.0)
+        await store.pushes.accept(push("earlier", "t", platform="fcm", ttl=30.0))
+        await asyncio.sleep(3000.0)
+        await store.pushes.accept(push("later", "u", platform="fcm", ttl=86400.0))
+        assert await until_ended(store, "earlier") == {"total": 1, "expired": 1}
+        assert await until_ended(store, "later", 4000.0) == {"total": 1, "sent": 1}
+
+
+@pytest.mark.parametrize("part", ["", "apple"])
+async def test_refusals_of_an_account_that_is_no_longer_used_hold_nothing(part: str) -> None:
+    store, old, new = memory_store(), Weather("fcm", room=100), Weather("fcm", room=100)
+    old.seconds = 5.0
+    old.weather = Misconfigured(status=401, reason="UNAUTHENTICATED", part=part)
+    async with working(store.queue, old, DEFAULTS) as worker:
+        await store.pushes.accept(push("p", *many("t", 300), platform="fcm", ttl=86400.0))
+        await until(lambda: len(old.open) >= 64)
+        worker.use(new)
+        while old.open or (await counts_of(store, "p")).keys() & {"queued", "retrying"}:
+            assert worker.health.is_open
+            assert worker.held == {}
+            await asyncio.sleep(0.1)
+        assert await counts_of(store, "p") == {"total": 300, "sent": 300}
+    assert {row[2] for row in (await rows(store, "p")).values()} == {1}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given, strategies as st
 
@@ -16,6 +18,8 @@ from pushsvc.model.delivery import (
     TokenSuspect,
     Unavailable,
 )
+from pushsvc.model.push import LANES, Chunk, Lane, Message, Target
+from pushsvc.ports.entries import EntryRef
 from pushsvc.rules.policy import LONGEST
 from pushsvc.stages.dispatch.evidence import Cause, cause_of
 from pushsvc.stages.dispatch.health import (
@@ -34,6 +38,7 @@ from pushsvc.stages.dispatch.health import (
     RouteHealth,
     Trouble,
 )
+from pushsvc.stages.dispatch.lanes import Lanes, OpenEntry
 
 REFUSED = Trouble("credentials", "InvalidProviderToken", 403)
 BROKEN = Trouble("unavailable", "UNAVAILABLE", 503)
@@ -41,10 +46,19 @@ SILENT = Trouble("timeout", "timeout")
 SLOWER = Trouble("throttled", "QUOTA_EXCEEDED", 429)
 
 
-def trouble(health: RouteHealth, what: Trouble, now: float, count: int = 1, *, pushes: int = 2) -> None:
-    """So many tokens meet this trouble at that instant."""
+def trouble(
+    health: RouteHealth,
+    what: Trouble,
+    now: float,
+    count: int = 1,
+    *,
+    pushes: int = 2,
+    lanes: Sequence[Lane] = LANES,
+) -> None:
+    """So many tokens meet this trouble at that instant, of pushes in these lanes."""
     for number in range(count):
-        health.troubled(what, now, token=f"t{number}", push=f"p{number % pushes}")
+        push = number % pushes
+        health.troubled(what, now, token=f"t{number}", push=f"p{push}", lane=lanes[push % len(lanes)])
 
 
 def held(health: RouteHealth) -> bool:
@@ -163,7 +177,7 @@ def test_a_push_that_breaks_its_provider_delays_the_others_by_one_round_trip() -
     trouble(health, BROKEN, 10.0, 100, pushes=1)
     assert health.allowance(10.1) == 0
     assert health.wants_others(10.1), "a delivery of another push may go at once"
-    assert health.suspects == {"p0"}
+    assert set(health.suspects) == {"p0"}
     health.spend(1, 10.1)
     assert not health.wants_others(10.1 + OTHERS / 2)
     assert health.look_at(10.1 + OTHERS / 2) == 10.1 + OTHERS
@@ -173,7 +187,23 @@ def test_a_push_that_breaks_its_provider_delays_the_others_by_one_round_trip() -
     assert health.troubled(BROKEN, 10.3, token="t0", push="p0") == "delivery"
     trouble(health, BROKEN, 10.4, 100, pushes=1)
     assert health.is_open, "its troubles prove nothing any more"
+    health.worked(100.0)
+    trouble(health, BROKEN, 100.1, 100, pushes=1)
+    assert health.is_open, "while others work"
+    health.worked(10.2 + GUILT)
     trouble(health, BROKEN, 10.2 + GUILT, 100, pushes=1)
+    assert held(health)
+
+
+@pytest.mark.parametrize("what", [BROKEN, REFUSED])
+def test_a_push_that_was_found_to_be_the_cause_is_evidence_again_once_nothing_works(what: Trouble) -> None:
+    health = RouteHealth()
+    trouble(health, what, 10.0, 100, pushes=1)
+    health.spend(1, 10.1)
+    health.worked(10.2, token="good", push="another", probe=True)
+    trouble(health, what, 10.1 + SOON, 100, pushes=1)
+    assert health.is_open
+    trouble(health, what, 10.2 + SOON, 100, pushes=1)
     assert held(health)
 
 
@@ -246,6 +276,35 @@ def test_a_push_that_breaks_its_provider_may_still_meet_refused_credentials_firs
 def test_trouble_of_many_pushes_wants_no_more_probes_than_the_spans_say() -> None:
     health = held_by(BROKEN, 10.0)
     assert not health.wants_others(10.2)
+
+
+def test_where_all_trouble_is_of_one_lane_a_probe_of_another_goes_at_once_and_convicts_it() -> None:
+    health = RouteHealth()
+    trouble(health, BROKEN, 10.0, ENOUGH, pushes=ENOUGH, lanes=("urgent",))
+    assert health.wants_others(10.1)
+    assert health.probe_lanes(due=False) == ["normal", "bulk"]
+    health.spend(1, 10.1)
+    health.worked(10.2, token="good", push="good", lane="normal", probe=True)
+    assert not held(health)
+    assert health.troubled(BROKEN, 10.3, token="t0", push="p0", lane="urgent") == "delivery"
+    assert health.troubled(BROKEN, 10.3 + SOON, token="t0", push="p0", lane="urgent") == "delivery"
+    trouble(health, BROKEN, 10.3 + SOON, ENOUGH, pushes=ENOUGH, lanes=("urgent",))
+    assert held(health), "nothing works any more"
+
+
+def test_probes_take_the_lanes_in_turn_from_the_most_urgent_on() -> None:
+    health = held_by(BROKEN)
+    order = []
+    for _ in range(6):
+        now = health.probe_at
+        order.append((health.probe_lanes(due=True)[0], health.suspects_first))
+        health.spend(1, now)
+        health.troubled(BROKEN, now, token="t", push="p0", lane="urgent", probe=True)
+    assert order == [(lane, seen) for seen in (False, True) for lane in LANES]
+    health.spend(1, health.probe_at)
+    health.worked(health.probe_at, push="p0", lane="urgent", probe=True)
+    trouble(health, BROKEN, health.probe_at + 1.0, ENOUGH, pushes=ENOUGH)
+    assert health.probe_lanes(due=True) == LANES, "the most urgent first after each hold"
 
 
 def test_a_false_alarm_is_over_with_the_next_answer_that_works() -> None:
@@ -385,6 +444,35 @@ def test_whose_fault_a_trouble_is() -> None:
     assert health.troubled(BROKEN, BENEFIT + 6.0, token="t", push="p") == "route"
 
 
+def test_each_push_has_the_benefit_of_the_doubt_from_its_own_trouble_on() -> None:
+    health = RouteHealth(0.0)
+    assert health.troubled(BROKEN, 100.0, token="t", push="earlier") == "nobody"
+    assert health.troubled(BROKEN, 100.0 + BENEFIT, token="u", push="later") == "nobody"
+    assert health.troubled(BROKEN, 200.0 + BENEFIT, token="u", push="later") == "nobody"
+    assert health.troubled(BROKEN, 200.0 + BENEFIT, token="t", push="earlier") == "delivery"
+
+
+def test_tokens_that_met_trouble_long_ago_hold_no_route() -> None:
+    health = RouteHealth(0.0)
+    trouble(health, BROKEN, 100.0, ENOUGH - 1)
+    health.troubled(BROKEN, 101.0 + LONGEST, token="today", push="p")
+    assert not held(health)
+    assert health.reported_trouble(101.0 + LONGEST) is None
+
+
+def test_what_was_not_asked_of_the_provider_uses_up_nothing_of_what_may_go() -> None:
+    health = held_by(BROKEN)
+    health.spend(1, 1.0)
+    health.troubled(BROKEN, 1.0, token="t", push="p", probe=True)
+    health.spend(1, 3.0)
+    health.worked(3.0, push="p", probe=True)
+    allowed = health.allowance(3.0)
+    health.spend(allowed, 3.0)
+    assert health.allowance(3.0) == 0
+    health.unjudged(3.0)
+    assert health.allowance(3.0) == 1
+
+
 def test_no_connection_holds_the_route_and_the_first_thing_to_go_is_a_probe() -> None:
     health = RouteHealth()
     health.lost(Trouble("unreachable", "no connection"), 5.0)
@@ -409,6 +497,7 @@ def test_of_every_history(data: st.DataObject) -> None:
     health, now, probes, went = RouteHealth(), 0.0, 0, 0
     for _ in range(data.draw(st.integers(1, 60))):
         now += data.draw(st.sampled_from([0.0, 0.01, 0.3, 1.0, 20.0, 90.0]))
+        lane = data.draw(st.sampled_from(LANES))
         step = data.draw(st.sampled_from(["send", "works", "trouble", "trouble", "unjudged", "lost", "correct"]))
         token, push = (f"{data.draw(st.integers(0, 9))}" for _ in "ab")
         is_probe = probes > 0 and data.draw(st.booleans())
@@ -419,17 +508,17 @@ def test_of_every_history(data: st.DataObject) -> None:
                 probes += health.spend(allowed, now)
                 went += allowed
         elif step == "works":
-            health.worked(now, push=push, probe=is_probe)
+            health.worked(now, push=push, lane=lane, probe=is_probe)
             probes -= is_probe
         elif step == "trouble":
             what = Trouble(data.draw(st.sampled_from(CAUSES)), "why")
             wait = data.draw(st.sampled_from([0.0, 5.0, 1e6]))
-            blame = health.troubled(what, now, token=token, push=push, probe=is_probe, wait=wait)
+            blame = health.troubled(what, now, token=token, push=push, lane=lane, probe=is_probe, wait=wait)
             assert (blame == "route") == (health.trouble is not None)
             probes -= is_probe
-        elif step == "unjudged" and is_probe:
-            health.probe_unjudged(now)
-            probes -= 1
+        elif step == "unjudged":
+            health.unjudged(now, probe=is_probe)
+            probes -= is_probe
         elif step == "lost":
             health.lost(Trouble("unreachable", "no connection"), now)
         elif step == "correct":
@@ -445,3 +534,54 @@ def test_of_every_history(data: st.DataObject) -> None:
         now = max(now, health.next_at(now))
         opened(health, now)
     assert health.is_open or health.trouble is None
+
+
+def waiting(push: str, lane: Lane, count: int) -> OpenEntry:
+    targets = tuple(Target(index, f"{push}-{index}") for index in range(count))
+    chunk = Chunk(push, "shop", "fcm", lane, count, 0, 1 << 50, Message("fcm", b"{}"), targets)
+    return OpenEntry(EntryRef("shop", 0, "fcm", lane, "1-1"), chunk, targets)
+
+
+@given(data=st.data())
+def test_once_something_good_waits_a_held_route_opens_in_time_whatever_the_lanes_hold(data: st.DataObject) -> None:
+    """Everything but one push is bad in itself and goes again; a new bad push comes after each probe."""
+    lanes, health, now = Lanes(), RouteHealth(), 0.0
+    entries = [
+        waiting(f"bad {number}", data.draw(st.sampled_from(LANES)), data.draw(st.sampled_from([1, 50])))
+        for number in range(data.draw(st.integers(0, 12)))
+    ]
+    good = waiting("good", data.draw(st.sampled_from(LANES)), 1)
+    entries.insert(data.draw(st.integers(0, len(entries))), good)
+    health.lost(Trouble("unreachable", "no connection"), now)
+    for entry in entries:
+        lanes.add(entry)
+        if data.draw(st.booleans()):
+            name = entry.chunk.push_id
+            health.troubled(BROKEN, now, token=f"{name}-0", push=name, lane=entry.chunk.lane)
+    stream = data.draw(st.sampled_from(LANES))
+    came = 0
+    while held(health):
+        now = max(now, health.look_at(now))
+        # The lanes have their turns, and each turn is that of the suspects, or not.
+        assert now <= LAST_PROBE * 2 * len(LANES) * (len(entries) + 2)
+        due = health.allowance(now) > 0
+        drawn = lanes.draw_probe(
+            *(health.probe_lanes(due=due), health.suspects),
+            suspects_first=health.suspects_first,
+            only_others=not due,
+            is_fresh=lambda _: True,
+        )
+        if drawn is None:
+            assert not due
+            now = health.next_at(now)
+            continue
+        health.spend(1, now)
+        chunk, target = drawn[0].chunk, drawn[1]
+        now += 0.1
+        if chunk.push_id == "good":
+            health.worked(now, token=target.token, push="good", lane=chunk.lane, probe=True)
+        else:
+            health.troubled(BROKEN, now, token=target.token, push=chunk.push_id, lane=chunk.lane, probe=True)
+            lanes.add(waiting(chunk.push_id, chunk.lane, 1))
+            lanes.add(waiting(f"new {came}", stream, 1))
+            came += 1

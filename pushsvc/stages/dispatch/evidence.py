@@ -7,8 +7,11 @@ Throttled with scope `token`                         may concern the token only;
 Unavailable: no answer in time                       silence
 Unavailable: a status that judges no request         the provider, or what stands before it, is in trouble
 Unavailable: the connection broke, was refused       the connection to the provider is in trouble
-Misconfigured of a part, or of a push's own choice   nothing about the route
 Unavailable: a part that has its own connections     nothing about the route
+Misconfigured of a part                              the provider works
+Misconfigured of a push's own choice                 the provider works, if it was in trouble; nothing about the route's
+                                                     credentials or a throttle
+Misconfigured of an account that is not used now     nothing
 caused by our own closing or a dry run               nothing
 everything else                                      the provider works: it judged the request itself, or the
                                                      device has yet to acknowledge it

@@ -53,6 +53,7 @@ class Flights:
         self._loop = asyncio.get_running_loop()
         self._came: list[tuple[Flight, Outcome]] = []
         """Those that are not judged yet."""
+        self._renewed_at = -inf
         self.in_flight = 0
         """The number of deliveries that were sent and not judged."""
         self.unanswered_since = inf
@@ -64,6 +65,10 @@ class Flights:
         self.in_flight += count
         if count and self.unanswered_since > at:
             self.unanswered_since = at
+
+    def begin_anew(self, at: float) -> None:
+        """Note that what was sent up to `at` went to a provider that is no longer in use."""
+        self._renewed_at, self.unanswered_since = at, inf
 
     def take(self, delivery: Flight, outcome: Outcome) -> None:
         """Take an answer, to be judged soon."""
@@ -122,7 +127,16 @@ class Flights:
                 health.worked(at)
         else:
             token, part = delivery.target.token, chunk.part
-            blame = self._watch.judge(outcome, at, token=token, push=chunk.push_id, part=part, probe=delivery.probe)
+            blame = self._watch.judge(
+                outcome,
+                at,
+                token=token,
+                push=chunk.push_id,
+                lane=chunk.lane,
+                part=part,
+                probe=delivery.probe,
+                outdated=delivery.started <= self._renewed_at,
+            )
         if kind is Sent:
             if chunk.message.collapse:
                 self._replacing.note(chunk, delivery.target, now)

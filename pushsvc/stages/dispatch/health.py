@@ -11,19 +11,27 @@
 **What is trouble of the whole route.** A refusal of the credentials, or a throttle that names the route, is so by one
 answer (`evidence.AT_ONCE`). A 5xx, a time-out or a broken connection may be one delivery's own: it takes `ENOUGH` of
 them, for different tokens, with no answer in between that the provider works. One token alone never holds a route by
-these. Tokens of a `FEW` pushes alone may, and a single refusal does, but then a delivery of any other push goes as a
-probe at once. Where that works the trouble was those pushes' own: the route is open, and for `GUILT` seconds they prove
-nothing against it any more. So a push that breaks its provider, or that something on the way refuses as if it were the
-credentials, delays the others by one round trip, and uses up its attempts. Of refusals of fewer than `ENOUGH` tokens
-only these tokens are the cause, whichever push a probe of another token was of: the rest of a broadcast may still be
-the first to meet credentials that are no longer good. What was refused before a correction was not a push's own.
+these. The pushes in trouble since something worked are the *suspects*. Trouble that is older than the longest wait for
+a retry does not count any more.
+
+**Trouble of a push's own.** Tokens of a `FEW` suspects alone may hold a route, and a single refusal does, but then a
+delivery of any other push goes as a probe at once; of more suspects, one of a lane that has none of them. Where that
+works the trouble was the suspects' own: the route is open, or opening if they were many, and for `GUILT` seconds they
+prove nothing against it while anything works. `SOON` after the last answer that works they do again: a push that an
+outage met is not bad, and may be all that is sent in the next one. So a push that breaks its provider, or that
+something on the way refuses as if it were the credentials, delays the others by one round trip, and uses up its
+attempts. Of refusals of fewer than `ENOUGH` tokens only these tokens are the cause, whichever push a probe of another
+token was of: the rest of a broadcast may still be the first to meet credentials that are no longer good. What was
+refused before a correction was not a push's own.
 
 Trouble of fewer tokens that nothing which works has followed is reported all the same: it may be all that was sent.
 
 **While held** nothing goes but a probe at a time: the first after `FIRST_PROBE` seconds, each later one after twice the
-span, up to `LAST_PROBE`, or after what the provider asked for. Whatever works ends a hold for 5xx, time-outs and
-broken connections; refused credentials and a throttle end by a probe alone, because answers to what went before do not
-know of them.
+span, up to `LAST_PROBE`, or after what the provider asked for. The lanes have these probes in turn, from urgent on. Of
+a lane come first the pushes that are not suspect and, in every other round, the suspect whose trouble is the oldest: so
+whatever is bad, and however much of it comes, what is good is probed in time. Whatever works ends a hold for 5xx,
+time-outs and broken connections; refused credentials and a throttle end by a probe alone, because answers to what went
+before do not know of them.
 
 **Opening** lets a rate through that doubles each `STEP` in which something worked. After a throttle it doubles up to
 half the rate at which the provider said stop, and grows by `GENTLE` from there. Credentials that are good again open
@@ -31,16 +39,19 @@ the route at once: the provider was never in trouble.
 
 **Whose fault it is** (`blame`): while the route is held, a trouble is the route's and costs the delivery nothing. Where
 others have worked within `QUIET`, it is the delivery's own. Otherwise the cause is unknown (nothing else was sent): it
-costs nothing for `BENEFIT` seconds, so that an outage ends no lone delivery, and an attempt each after that.
+costs nothing for `BENEFIT` seconds from the push's first trouble on, so that an outage ends no lone delivery, and an
+attempt each after that.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from msgspec import Struct
 
+from ...model.push import LANES, Lane
 from ...rules.policy import LONGEST, Blame
 from .evidence import AT_ONCE, Cause
 
@@ -55,7 +66,8 @@ ENOUGH: Final = 5
 CONFIRMED: Final = 0.5
 """Seconds for which a hold by several answers must last before it is reported: what is in flight may disprove it."""
 SOON: Final = 5.0
-"""Seconds after which trouble of too few tokens to hold the route is reported; that of a single one after `QUIET`."""
+"""Seconds after which trouble of too few tokens to hold the route is reported (that of a single one after `QUIET`), and
+for which something that worked shows that the trouble of a push which was found to be the cause is its own."""
 QUIET: Final = 60.0
 BENEFIT: Final = 3600.0
 FIRST_RATE: Final = 16.0
@@ -65,7 +77,7 @@ FULL_RATE: Final = 16384.0
 STEP: Final = 0.25
 GENTLE: Final = 1.05
 FEW: Final = 3
-SUSPECTS: Final = 16
+SUSPECTS: Final = 256
 """The number of pushes that are remembered as seen in trouble."""
 GUILT: Final = 600.0
 UNBOUNDED: Final = 1 << 30
@@ -85,6 +97,14 @@ class Trouble(Struct, frozen=True):
         return self.reason if self.cause == "credentials" else self.cause
 
 
+class _Suspect(Struct):
+    """A push that was seen in trouble since something worked last."""
+
+    lane: Lane
+    since: float
+    last_at: float = 0.0
+
+
 class RouteHealth:
     """The state of one route. Times are seconds of one monotonic clock."""
 
@@ -98,7 +118,7 @@ class RouteHealth:
         self.probe_at = 0.0
         self.held_at = 0.0
         self._tokens: set[str] = set()
-        self._suspects: OrderedDict[str, None] = OrderedDict()
+        self._suspects: OrderedDict[str, _Suspect] = OrderedDict()
         self._guilty: dict[str, float] = {}
         """Pushes that caused their own trouble, with the time until which this is remembered."""
         self._refused: dict[str, float] = {}
@@ -109,10 +129,12 @@ class RouteHealth:
         """The time of the first trouble after which nothing has worked."""
         self._met: Trouble | None = None
         """The latest since then, if it may be the route's own, and its time."""
-        self._met_at = now
+        self._met_at = self._troubled_at = now
         self._delay = FIRST_PROBE
         self._probing_until = 0.0
         self._other_at = 0.0
+        self._turn = 0
+        """The number of probes that were due and went since the route was held."""
         self._rate = 0.0
         """Deliveries a second while opening; 0 while it is not."""
         self._ceiling = FULL_RATE
@@ -144,27 +166,43 @@ class RouteHealth:
         return max(self.probe_at, self._probing_until if now < self._probing_until else 0.0)
 
     def wants_others(self, now: float) -> bool:
-        """Return whether a delivery of a push that was not seen in trouble may be sent as an early probe."""
-        return self._few and now >= self._other_at
+        """Return whether a delivery that is none of the suspects' may be sent as an early probe."""
+        return self._has_others and now >= self._other_at
 
     def look_at(self, now: float) -> float:
-        """Return when to look for something to send: at `next_at`, or earlier for a push that was not seen in
-        trouble."""
+        """Return when to look for something to send: at `next_at`, or earlier for an early probe."""
         at = self.next_at(now)
-        return min(at, self._other_at) if self._few and now < self._other_at else at
+        return min(at, self._other_at) if self._has_others and now < self._other_at else at
 
     @property
-    def _few(self) -> bool:
-        return self.trouble is not None and self.trouble.cause != "throttled" and len(self._suspects) <= FEW
+    def _has_others(self) -> bool:
+        return self.trouble is not None and self.trouble.cause != "throttled" and bool(self.probe_lanes(due=False))
 
     @property
-    def suspects(self) -> frozenset[str]:
-        """Pushes that were seen in trouble recently: a probe of another push is better evidence."""
-        return frozenset(self._suspects)
+    def suspects(self) -> Mapping[str, float]:
+        """Pushes that were seen in trouble since something worked last, and when each was last."""
+        return {push: suspect.last_at for push, suspect in self._suspects.items()}
+
+    @property
+    def suspects_first(self) -> bool:
+        """Whether the turn is that of the suspects: the others may all be bad, without end."""
+        return self._turn // len(LANES) % 2 == 1
+
+    def probe_lanes(self, *, due: bool) -> Sequence[Lane]:
+        """Return the lanes to take a probe from, the first that has one. An early one, which is not `due`, may be of
+        any push that is not suspect if these are few, and otherwise of lanes that have no suspect."""
+        if due:
+            first = self._turn % len(LANES)
+            return LANES[first:] + LANES[:first]
+        if len(self._suspects) <= FEW:
+            return LANES
+        suspected = {suspect.lane for suspect in self._suspects.values()}
+        return [lane for lane in LANES if lane not in suspected]
 
     def spend(self, count: int, now: float) -> bool:
         """Record that `count` deliveries go out. Returns True when they are a probe."""
         if self.trouble is not None:
+            self._turn += now >= self.probe_at
             self._probing_until = now + PROBE_LIFE
             self._other_at = now + OTHERS
             return True
@@ -182,7 +220,9 @@ class RouteHealth:
 
     # --- what came back -----------------------------------------------------
 
-    def worked(self, now: float, *, token: str = "", push: str = "", probe: bool = False) -> None:
+    def worked(
+        self, now: float, *, token: str = "", push: str = "", lane: Lane = "normal", probe: bool = False
+    ) -> None:
         """Record that the provider processed a request of this push: it works, and accepts our credentials."""
         self.worked_at = now
         trouble = self.trouble
@@ -196,14 +236,15 @@ class RouteHealth:
             self._probing_until = 0.0
         elif trouble.cause in AT_ONCE:
             return  # It went before, or by luck.
-        guilty = self._disproven(trouble, token, push) if probe else ()
+        guilty = self._disproven(trouble, token, push, lane) if probe else ()
         if guilty:
             record = self._record(trouble)
             for name in [name for name, until in record.items() if until <= now]:
                 del record[name]
             record.update(dict.fromkeys(guilty, now + GUILT))
         # It was never proven, or it was a push's own, or the provider had no trouble at all: nothing calls for caution.
-        at_once = bool(guilty) or not (probe or self._proven) or trouble.cause == "credentials"
+        own = bool(guilty) and len(self._suspects) <= FEW
+        at_once = own or not (probe or self._proven) or trouble.cause == "credentials"
         self.trouble = None
         self._forget()
         if at_once:
@@ -220,6 +261,7 @@ class RouteHealth:
         *,
         token: str = "",
         push: str = "",
+        lane: Lane = "normal",
         probe: bool = False,
         wait: float = 0.0,
     ) -> Blame:
@@ -227,12 +269,15 @@ class RouteHealth:
         requests that the provider asked for."""
         if self.trouble is None and trouble.cause != "throttled":
             record = self._record(trouble)
-            if now < max(record.get(push, 0.0), record.get(token, 0.0)):
+            # A push may be all that is sent: without it nothing would show that the provider is away.
+            if now < record.get(token, 0.0) or (now < record.get(push, 0.0) and now - self.worked_at < SOON):
                 return "delivery"
+            if now - self._troubled_at > LONGEST:
+                self._forget()  # What is not tried any more says nothing of today.
         if self._since is None:
             self._since = now
-        self.watching = True
-        self._remember(token, push)
+        self.watching, self._troubled_at = True, now
+        suspect = self._remember(token, push, lane, now)
         if trouble.cause != "tokens_throttled":
             self._met, self._met_at = trouble, now
         if self.trouble is not None:
@@ -241,13 +286,16 @@ class RouteHealth:
         if trouble.cause in AT_ONCE or len(self._tokens) >= ENOUGH:
             self._hold(trouble, now, min(wait, LONGEST))
             return "route"
-        if now - self.worked_at < QUIET or now - self._since > BENEFIT:
+        if now - self.worked_at < QUIET or now - suspect.since > BENEFIT:
             return "delivery"
         return "nobody"
 
-    def probe_unjudged(self, now: float) -> None:
-        """Record that a probe returned without evidence: the next one may follow soon."""
-        if self.trouble is not None:
+    def unjudged(self, now: float, *, probe: bool = False) -> None:
+        """Record an answer without evidence, as of what was not sent at all: the next delivery may go instead, and the
+        next probe soon."""
+        if self.trouble is None:
+            self._credit += 1
+        elif probe:
             self._probing_until = 0.0
             self.probe_at = max(self.probe_at, now + OTHERS)
 
@@ -260,7 +308,7 @@ class RouteHealth:
     def probe_now(self) -> None:
         """Allow a probe at once, because something was corrected."""
         self.probe_at = self._probing_until = 0.0
-        self._delay = FIRST_PROBE
+        self._delay, self._turn = FIRST_PROBE, 0
         if self.trouble is not None and self.trouble.cause == "credentials":
             self._tokens.clear()
             self._suspects.clear()
@@ -270,22 +318,25 @@ class RouteHealth:
     def _record(self, trouble: Trouble) -> dict[str, float]:
         return self._refused if trouble.cause == "credentials" else self._guilty
 
-    def _disproven(self, trouble: Trouble, token: str, push: str) -> tuple[str, ...]:
+    def _disproven(self, trouble: Trouble, token: str, push: str, lane: Lane) -> tuple[str, ...]:
         """Return the pushes, or the tokens, that are the cause of this trouble if a probe of `push` to `token` works:
-        few were in trouble and it is none of them."""
+        few were in trouble and it is none of them, or all of them were of other lanes."""
         if trouble.cause == "throttled":
             return ()
         if trouble.cause == "credentials" and len(self._tokens) < ENOUGH:
             return () if token in self._tokens else tuple(self._tokens)
-        return tuple(self._suspects) if len(self._suspects) <= FEW and push not in self._suspects else ()
+        is_other = push not in self._suspects and lane in self.probe_lanes(due=False)
+        return tuple(self._suspects) if is_other else ()
 
-    def _remember(self, token: str, push: str) -> None:
+    def _remember(self, token: str, push: str, lane: Lane, now: float) -> _Suspect:
         if len(self._tokens) < ENOUGH:
             self._tokens.add(token)
-        self._suspects[push] = None
+        suspect = self._suspects.setdefault(push, _Suspect(lane, now))
+        suspect.last_at = now
         self._suspects.move_to_end(push)
         if len(self._suspects) > SUSPECTS:
             self._suspects.popitem(last=False)
+        return suspect
 
     def _forget(self) -> None:
         self._tokens.clear()
@@ -306,6 +357,7 @@ class RouteHealth:
         self.trouble, self.held_at, self._rate = trouble, now, 0.0
         self._proven = trouble.cause in AT_ONCE
         self._probing_until = self._other_at = 0.0
+        self._turn = 0
         self.watching = True
         self.probe_at = now + max(self._delay, wait)
 

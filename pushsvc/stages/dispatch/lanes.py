@@ -8,7 +8,7 @@ never waits for more than one slice.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeAlias
 
 from ...model.push import LANES, Chunk, Lane, Target
@@ -158,20 +158,34 @@ class Lanes:
         return found
 
     def draw_probe(
-        self, avoid: Collection[str], *, only_others: bool, is_fresh: Callable[[OpenEntry], bool]
+        self,
+        lanes: Sequence[Lane],
+        suspects: Mapping[str, float],
+        *,
+        suspects_first: bool = False,
+        only_others: bool = False,
+        is_fresh: Callable[[OpenEntry], bool],
     ) -> tuple[OpenEntry, Target] | None:
-        """Remove and return one target for a probe, from the most urgent lane that has one.
+        """Remove and return one target for a probe, from the first of these lanes that has one.
 
-        Pushes that are not in `avoid` come first. If only those in `avoid` wait, one of them is returned, unless
-        `only_others` is set. Returns None if nothing is left, or if the chosen entry is not fresh.
+        Pushes that are not suspect come first, or last if `suspects_first` is set, or alone by `only_others`. Of the
+        suspects the one comes first that was in trouble longest ago. A dry run, which may never reach the provider, is
+        returned only if nothing else waits, and not by `only_others`. Returns None if nothing is left, or if the chosen
+        entry is not fresh.
         """
         choice: OpenEntry | None = None
-        for lane in LANES:
-            for entry in self._queues[lane]:
-                if entry.chunk.push_id not in avoid:
-                    return self._draw_one(entry) if is_fresh(entry) else None
-                choice = choice or entry
-        return None if only_others or choice is None or not is_fresh(choice) else self._draw_one(choice)
+        for lane in lanes:
+            real = [entry for entry in self._queues[lane] if not entry.chunk.dry_run]
+            other = next((entry for entry in real if entry.chunk.push_id not in suspects), None)
+            suspect = None
+            if not only_others and (other is None or suspects_first):
+                known = [entry for entry in real if entry.chunk.push_id in suspects]
+                suspect = min(known, key=lambda entry: suspects[entry.chunk.push_id], default=None)
+            if choice := suspect or other:
+                break
+        if choice is None and not only_others:
+            choice = next((entry for lane in lanes for entry in self._queues[lane]), None)
+        return None if choice is None or not is_fresh(choice) else self._draw_one(choice)
 
     def _draw_one(self, entry: OpenEntry) -> tuple[OpenEntry, Target]:
         target = entry.targets[entry.cursor]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
-from math import inf
 from typing import Final
 
 from ...background import pulse
@@ -117,7 +116,7 @@ class RouteWorker:
         """Use another provider of the same route from now on, even if the route is held. Outcomes of what the old one
         has in flight are still recorded; its owner closes it."""
         self._provider = provider
-        self._flights.unanswered_since = inf
+        self._flights.begin_anew(self._loop.time())
         provider.on_room(self.wake)
         self.health.probe_now()
         self.wake()
@@ -281,7 +280,12 @@ class RouteWorker:
         is_fresh = partial(self._rechecks.is_fresh, now=now)
         drawn = None
         if room > 0:
-            drawn = self._lanes.draw_probe(health.suspects, only_others=not due, is_fresh=is_fresh)
+            drawn = self._lanes.draw_probe(
+                *(health.probe_lanes(due=due), health.suspects),
+                suspects_first=health.suspects_first,
+                only_others=not due,
+                is_fresh=is_fresh,
+            )
         if drawn is None:
             if not due:
                 self._wake_at(health.look_at(started))

@@ -10,12 +10,12 @@ from __future__ import annotations
 from typing import Final
 
 from ...model.delivery import Misconfigured, Outcome, Throttled, Unavailable
-from ...model.push import Route
+from ...model.push import Lane, Route
 from ...model.routing import platform_of
 from ...ports.provider import CREDENTIAL, LOOK, REMOVED, STREAMS, Provider
 from ...rules.policy import Blame, RetryPolicy
 from ...telemetry import get_logger
-from .evidence import SILENCE, UNANSWERED, cause_of, text_of
+from .evidence import AT_ONCE, SILENCE, UNANSWERED, cause_of, text_of
 from .health import RouteHealth, Trouble
 from .metrics import RouteMetrics
 from .parts import Parts
@@ -49,24 +49,45 @@ class RouteWatch:
         """Parts without any connection of theirs, and since when."""
         self._shown: dict[str, _LogLine] = {}
 
-    def judge(self, outcome: Outcome, now: float, *, token: str, push: str, part: str, probe: bool) -> Blame:
-        """Record an outcome other than `Sent`, and return whose trouble it is."""
-        if isinstance(outcome, Misconfigured) and outcome.part:
-            self.parts.refused(outcome.part, outcome.reason, now, probe=part == outcome.part)
-            self.health.worked(now, token=token, push=push, probe=probe)
-            return "route"
-        cause = cause_of(outcome)
+    def judge(
+        self,
+        outcome: Outcome,
+        now: float,
+        *,
+        token: str,
+        push: str,
+        lane: Lane,
+        part: str,
+        probe: bool,
+        outdated: bool = False,
+    ) -> Blame:
+        """Record an outcome, and return whose trouble it is. An `outdated` one is of an account that is no longer in
+        use: that it was refused says nothing of the one that is."""
+        if isinstance(outcome, Misconfigured):
+            if outdated:
+                self.parts.unjudged(part)
+                return "route"
+            if outcome.part:
+                self.parts.refused(outcome.part, outcome.reason, now, probe=part == outcome.part)
+                self.health.worked(now, token=token, push=push, lane=lane, probe=probe)
+                return "route"
+        cause, held = cause_of(outcome), self.health.trouble
         if cause == "works":
-            self.worked(now, token=token, push=push, part=part, probe=probe)
+            if part:
+                self.parts.passed(part, now)
+            self.health.worked(now, token=token, push=push, lane=lane, probe=probe)
             return "delivery"
         if part:
             self.parts.unjudged(part)
-        if isinstance(outcome, Misconfigured) and self.health.trouble is not None:
-            cause = "credentials"  # It begins no hold, but as a probe it does not end one either.
+        if isinstance(outcome, Misconfigured) and outcome.chosen and not self.health.is_open:
+            if held is not None and held.cause in AT_ONCE:
+                # Whether the credentials are good again, or the throttle is over, it does not say.
+                return self.health.troubled(held, now, token=token, push=push, lane=lane, probe=probe)
+            self.health.worked(now, token=token, push=push, lane=lane, probe=probe)  # The provider answers again.
+            return "delivery"
         if cause is None:
-            if probe:
-                self.health.probe_unjudged(now)
-            return "route" if self.health.trouble is not None else "delivery"
+            self.health.unjudged(now, probe=probe)
+            return "route" if held is not None else "delivery"
         wait = 0.0
         if isinstance(outcome, Throttled) and outcome.scope == "route":
             default = self._policy.throttled.get(platform_of(self._route.platform), 0.0)
@@ -74,12 +95,7 @@ class RouteWatch:
         elif isinstance(outcome, Unavailable):
             wait = outcome.retry_after or 0.0
         trouble = Trouble(cause, outcome.reason, outcome.status)
-        return self.health.troubled(trouble, now, token=token, push=push, probe=probe, wait=wait)
-
-    def worked(self, now: float, *, token: str, push: str, part: str, probe: bool) -> None:
-        if part:
-            self.parts.passed(part, now)
-        self.health.worked(now, token=token, push=push, probe=probe)
+        return self.health.troubled(trouble, now, token=token, push=push, lane=lane, probe=probe, wait=wait)
 
     def held(self, provider: Provider, now: float, unanswered: float) -> dict[str, str]:
         """Return what does not send now, by its name (`app/platform`, `app/platform/part`), and why, with the remedy.
