@@ -108,6 +108,10 @@ class StreamWindow:
             return asked
         self.acked = offset
         flight = self._flight
+        if len(flight) == 1 and (own := flight.get(offset)) is not None and own[2] is not None:  # as nearly always
+            flight.clear()
+            self.resend_at = NEVER
+            return AckRequested(asked.id, offset, asked.epoch, (own[2],))
         shown = [each for each in flight if each <= offset]
         given = [flight.pop(each)[2] for each in shown]
         if not flight:
