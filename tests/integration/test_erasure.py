@@ -965,11 +965,11 @@ KEEPERS: dict[str, tuple[str, ...]] = {
         "ps:T:erased:<digest>",
     ),
     "(names of processes, apps, platforms and topics)": (
-        *("ps:T:released", "ps:T:heard", "ps:D:topics", "ps:D:gateways", "ps:D:live", "ps:lock:<name>"),
+        *("ps:T:released", "ps:T:heard", "ps:D:heard", "ps:D:topics", "ps:D:gateways", "ps:D:live", "ps:lock:<name>"),
         *("ps:alive:<consumer>", "ps:held", "ps:workers", "ps:routes"),
     ),
     "(ids of pushes, names of keys, 32 bits of a `collapse`)": ("ps:T:recent",),
-    "(ids, and 32 bits of a token's CRC)": ("ps:T:revoked",),
+    "(ids, and 32 bits of a token's CRC)": ("ps:T:revoked", "ps:D:revoked"),
     "(keyed digests for 29 to 400 days)": ("ps:T:sup:<platform>", "ps:T:moved:<platform>", "ps:D:refused"),
     "(contents of pushes, and numbers of connections, for a minute)": ("ps:{gateway}:inbox",),
     "(API keys, and the key of all digests)": ("ps:keys", "ps:keys:used", "ps:hash_key"),
