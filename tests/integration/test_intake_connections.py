@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import uvloop
+from aiohttp import web
 
 from pushsvc.api.config import ApiConfig
 from pushsvc.api.http.connections import most_connections
@@ -134,6 +135,26 @@ async def test_a_connection_is_closed_after_an_idle_time_and_not_while_it_is_bus
             assert (await answer(reader)).status == 202
             service.store.waiting = 0
             service.store.gate.clear()
+        async with asyncio.timeout(20):
+            assert await reader.read() == b""
+        writer.close()
+
+
+async def test_a_connection_is_closed_after_an_idle_time_whatever_aiohttp_begins_with(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begin = web.RequestHandler.__init__
+
+    def as_in_3_14_0(self: web.RequestHandler, *args: Any, **kw: Any) -> None:
+        begin(self, *args, **kw)
+        self._keepalive = False
+
+    monkeypatch.setattr(web.RequestHandler, "__init__", as_in_3_14_0)
+    async with running(ApiConfig(port=0, keepalive_timeout=0.3)) as service:
+        reader, writer = await asyncio.open_connection(*service.address)
+        for _ in range(2):
+            writer.write(GET)
+            assert (await answer(reader)).status == 200
         async with asyncio.timeout(20):
             assert await reader.read() == b""
         writer.close()

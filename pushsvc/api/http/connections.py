@@ -113,6 +113,7 @@ class Connection(web.RequestHandler):
             lingering_time=_LINGER,
             auto_decompress=False,
         )
+        self._keepalive = True  # or the timer of an idle connection does nothing, which not each aiohttp begins with
         self._connections = connections
         self._linger = config.body_limit
         self._unread: StreamReader | None = None
