@@ -180,8 +180,8 @@ async def versions(
             seen = now
             try:
                 with systemd.reload_notified():
-                    newer = watched = load()
-                    seen = stamp_of(all_files(watched))  # It may depend on other files, which are read from here on.
+                    newer, seen = _loaded(load, now)
+                    watched = newer
                     newer.require_apps()
                     check(newer)
             except Exception as error:
@@ -201,6 +201,18 @@ async def versions(
             if not quiet:
                 log.info("reloaded", apps=sorted(settings.apps))
             yield settings
+
+
+def _loaded(load: Callable[[], Settings], seen: Stamp) -> tuple[Settings, Stamp]:
+    """Load, and return with it the state that each of its files had before it was read, so that a change during the
+    loading is noticed. Where it depends on files that `seen` does not have, it is loaded once more after these."""
+    known = {each[0]: each for each in seen}
+    while True:
+        newer = load()
+        files = all_files(newer)
+        if known.keys() >= set(map(str, files)):
+            return newer, tuple(known[str(file)] for file in files)
+        known = {each[0]: each for each in stamp_of(files)}
 
 
 _logged = ""

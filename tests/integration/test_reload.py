@@ -522,6 +522,36 @@ async def test_a_change_that_fails_in_a_part_is_noted_and_the_next_one_is_applie
     assert "hunter22" not in str(logs)
 
 
+@pytest.mark.parametrize("late", ["configuration", "new file"])
+async def test_a_file_that_is_written_while_it_is_loaded_is_loaded_again(tmp_path: Path, late: str) -> None:
+    file, secret = tmp_path / "pushsvc.toml", tmp_path / "secret"
+    section, environ = "[apps.shop.live]\n", {"PUSHSVC__APPS__SHOP__LIVE__SECRET_FILE": str(secret)}
+    file.write_text(f"{section}secret = '{'a' * 32}'")
+    secret.write_text("b" * 32)
+    current, changing = reload.Current(settings := load_settings(file, {})), False
+
+    def load() -> Settings:
+        nonlocal changing
+        newer = load_settings(file, environ if late == "new file" and changing else {})
+        if changing and late == "new file":
+            secret.write_text("last" * 8)
+        elif changing:
+            file.write_text(f"{section}secret = '{'last' * 8}'")
+            changing = False
+        return newer
+
+    versions = reload.versions(current, load, asyncio.Event(), every=0.01)
+    assert await anext(versions) == settings
+    changing = True
+    file.write_text(section if late == "new file" else f"{section}secret = '{'b' * 32}'")
+    async with asyncio.timeout(30):
+        async for newer in versions:
+            live = newer.apps["shop"].live
+            assert live is not None
+            if live.secret == "last" * 8:
+                break
+
+
 @pytest.mark.parametrize("written", [True, False], ids=["beside a file", "without one"])
 def test_the_file_of_a_value_is_followed(tmp_path: Path, written: bool) -> None:
     """As secrets are mounted: the variable names a link, and what that leads to is replaced."""
