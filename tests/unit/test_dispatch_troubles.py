@@ -512,3 +512,26 @@ async def test_refusals_of_an_account_that_is_no_longer_used_hold_nothing(part: 
             await asyncio.sleep(0.1)
         assert await counts_of(store, "p") == {"total": 300, "sent": 300}
     assert {row[2] for row in (await rows(store, "p")).values()} == {1}
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        Throttled(status=429, reason="QUOTA_EXCEEDED", retry_after=1.0, scope="route"),
+        Misconfigured(status=401, reason="UNAUTHENTICATED"),
+    ],
+    ids=["throttled", "refused"],
+)
+async def test_what_a_push_chose_and_is_refused_says_nothing_of_a_throttle_or_the_credentials(trouble: Outcome) -> None:
+    store, provider = memory_store(), Weather("fcm", room=100)
+    provider.says = lambda delivery: OWN_TOPIC if delivery.chunk.push_id == "chose" else trouble
+    async with working(store.queue, provider, DEFAULTS) as worker:
+        await store.pushes.accept(push("p", "t", platform="fcm", ttl=86400.0))
+        await until(lambda: worker.held)
+        await store.pushes.accept(push("chose", *many("c", 100), lane="urgent", platform="fcm", ttl=86400.0))
+        for _ in range(200):
+            await asyncio.sleep(1.0)
+            assert trouble.reason in worker.held["shop/fcm"]
+        probes = [delivery.chunk.push_id for delivery in provider.submitted]
+        assert {"p", "chose"} == set(probes)
+        assert len(probes) <= 15
