@@ -24,6 +24,15 @@ class Delivery(Struct, frozen=True, gc=False):
     passed: tuple[int, int] | None = None
     """When it was queued, and when it was taken from there to be sent, in Unix ms; None where that is not known."""
 
+    @property
+    def cancelled(self) -> bool:
+        """Whether its push was cancelled after it was submitted."""
+        return False
+
+    def is_over(self, now: float) -> bool:
+        """Return whether it must not be sent again: it has expired, or was cancelled. `now` is in Unix seconds."""
+        return self.cancelled or self.chunk.expires_at <= now * 1000
+
 
 class _Answer(Struct, frozen=True, kw_only=True, gc=False):
     status: int = 0

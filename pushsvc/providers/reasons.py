@@ -6,9 +6,13 @@ from __future__ import annotations
 from collections.abc import Container, Mapping
 from typing import Final
 
+from ..model.delivery import Unavailable
 from ..model.finding import Explained
 from .clocks import SIGNIFICANT, clock_hint
 
+RENEWED: Final = Unavailable(reason="renewed")
+"""The outcome of a delivery that was refused and is not sent again by the provider itself, because it has waited since,
+has expired or was cancelled: its submitter knows whether it may still go."""
 UNJUDGED: Final = frozenset({408, 421, 425, 499})
 """Statuses below 500 of a server that has not looked at what was asked, or has let it be, so that they do not judge it:
 Request Timeout and Misdirected Request (RFC 9110, 15.5.9 and 15.5.20), Too Early (RFC 8470, 5.2), and that of
@@ -31,6 +35,7 @@ _WAY: Final[dict[str, Explained]] = {
         ("connection_lost", "reset", "closing", "protocol_error"),
         later("The connection to the provider broke before its answer."),
     ),
+    "renewed": later("It was refused for credentials that were renewed then."),
     "response_too_large": Explained(
         "The answer was too large to come from the provider.", "Look at the proxy in front of it, then replay."
     ),

@@ -92,6 +92,14 @@ def chunk(message: Message, *tokens: str, kind: str = "token", dry_run: bool = F
     )
 
 
+class Cancelled(Delivery, frozen=True):
+    """A delivery of a push that was cancelled after it was submitted."""
+
+    @property
+    def cancelled(self) -> bool:
+        return True
+
+
 def response(status: int, body: bytes | dict[str, Any] = b"", headers: dict[str, str] | None = None) -> Response:
     """An answer as the transport gives it."""
     data = body if isinstance(body, bytes) else msgspec.json.encode(body)

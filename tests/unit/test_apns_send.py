@@ -33,7 +33,7 @@ from pushsvc.providers.apns import Config, fields, open_provider
 from pushsvc.providers.apns.fields import NAMESPACE, apns_id
 
 from .credential_files import write_p8
-from .provider_fakes import CREATED_AT, PUSH_ID, Clock, FakePool, Outcomes, chunk, never_indexed, response
+from .provider_fakes import CREATED_AT, PUSH_ID, Cancelled, Clock, FakePool, Outcomes, chunk, never_indexed, response
 
 ALERT = Message("apns", b'{"aps":{"alert":"Hi"}}', {"apns-push-type": "alert", "apns-priority": "10"})
 TOKEN = "ab" * 32
@@ -367,18 +367,45 @@ async def test_one_delivery_tries_a_new_token_and_what_the_old_one_failed_follow
     again = it.pool.requests[3:]
     fresh = {request.headers["authorization"] for request in again}
 
-    assert [request.headers[":path"][-2:] for request in again] == ["aa", "bb", "cc"]
-    assert [request.headers["apns-id"] for request in again] == [apns_id(PUSH_ID, index) for index in range(3)]
+    assert [request.headers[":path"][-2:] for request in again] == ["aa", "cc"]
+    assert [request.headers["apns-id"] for request in again] == [apns_id(PUSH_ID, 0), apns_id(PUSH_ID, 2)]
     assert len(fresh) == 1  # one new token for all
     assert old not in fresh
-    again[1].answer(response(200))
-    again[2].answer(refused("ExpiredProviderToken"))
+    again[1].answer(refused("ExpiredProviderToken"))
     assert [outcome for _, outcome in it.outcomes] == [
         Sent(status=200, provider_id=apns_id(PUSH_ID, 0)),
-        Sent(status=200, provider_id=apns_id(PUSH_ID, 1)),
+        Unavailable(reason="renewed"),  # it has waited: whether it may still go, its submitter knows
         Misconfigured(status=403, reason="ExpiredProviderToken"),
     ]
-    assert len(it.pool.requests) == 6
+    assert len(it.pool.requests) == 5
+
+
+@pytest.mark.parametrize("older", [False, True], ids=["it would try the new token", "the new token is good"])
+@pytest.mark.parametrize("over", ["expired", "cancelled"])
+async def test_what_is_over_when_it_is_refused_is_not_sent_again(over: str, older: bool, it: Opened) -> None:
+    made = chunk(ALERT, TOKEN)
+    it.provider.submit((Cancelled if over == "cancelled" else Delivery)(made, made.targets[0]), it.outcomes)
+    it.clock.now += 1300
+    if older:
+        it.send()
+        it.pool.requests[1].answer(refused("ExpiredProviderToken"))
+        it.pool.requests[2].answer(response(200))
+    before = len(it.pool.requests)
+    if over == "expired":
+        it.ttl_clock.now = made.expires_at / 1000
+    it.pool.requests[0].answer(refused("ExpiredProviderToken"))
+    assert it.outcomes.last == Unavailable(reason="renewed")
+    assert len(it.pool.requests) == before
+    assert it.provider.room > 0
+    it.send()
+    assert it.pool.requests[-1].headers["authorization"] != it.pool.requests[0].headers["authorization"]
+
+
+async def test_a_broadcast_that_is_over_is_not_sent_again_for_a_channel_that_keeps_nothing(it: Opened) -> None:
+    made = chunk(Message("apns", b"{}", {"apns-push-type": "liveactivity"}), CHANNEL, kind="channel")
+    it.provider.submit(Cancelled(made, made.targets[0]), it.outcomes)
+    it.pool.requests[0].answer(response(400, {"reason": "BadExpirationDate"}))
+    assert (it.outcomes.last, len(it.pool.requests)) == (Unavailable(reason="renewed"), 1)
 
 
 async def test_a_young_token_that_is_called_expired_is_not_made_anew_and_nothing_is_sent_twice(it: Opened) -> None:
@@ -508,8 +535,8 @@ async def test_a_connection_that_refuses_our_key_is_replaced_before_the_refusal_
     assert it.pool.renewals == 1
     assert [request.headers[":path"][-2:] for request in it.pool.requests[3:]] == ["aa"]
     it.pool.requests[3].answer(response(200))
-    assert [request.headers[":path"][-2:] for request in it.pool.requests[4:]] == ["bb", "cc"]
-    assert [type(outcome) for _, outcome in it.outcomes] == [Sent]
+    assert len(it.pool.requests) == 4
+    assert [type(outcome) for _, outcome in it.outcomes] == [Sent, Unavailable, Unavailable]
 
 
 async def test_refused_for_good_it_costs_one_more_request_and_connections_ever_more_seldom(it: Opened) -> None:

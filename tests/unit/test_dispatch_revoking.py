@@ -16,6 +16,7 @@ from pushsvc.model.rates import AccountLimits, Rate
 from pushsvc.ports.entries import News, Revoked, Taken, token_mark
 from pushsvc.ports.limits import Bucket, Grant, Question
 from pushsvc.ports.queue import DeliveryQueue
+from pushsvc.providers.reasons import RENEWED
 from pushsvc.rules.policy import EXPIRED, RetryPolicy
 from pushsvc.stages.dispatch.config import DispatchConfig
 from pushsvc.stages.dispatch.dispatcher import Dispatcher
@@ -114,10 +115,13 @@ async def test_after_the_answer_of_a_cancel_only_what_was_in_flight_goes_out() -
         await store.pushes.accept(push("p", *many("t", 3000)))
         await store.pushes.accept(push("other", "x"))
         await until(lambda: len(provider.open) == 19)
+        assert not any(delivery.cancelled for delivery in provider.submitted)
         status = await store.pushes.cancel("shop", "p")
         assert status is not None
         assert (status.state, status.counts.queued, status.counts.cancelled) == ("sending", 19, 2981)
-        provider.answer(Unavailable(status=503), 4)  # what would be tried again ends
+        assert all(delivery.cancelled for delivery in provider.submitted)  # so that their provider knows
+        provider.answer(Unavailable(status=503), 3)  # what would be tried again ends
+        provider.answer(RENEWED, 1)
         provider.answer(count=15)
         await until(lambda: provider.tokens[19:] == ["x"])
         provider.answer()

@@ -25,6 +25,7 @@ from .provider_fakes import (
     CREATED_AT,
     GOLDEN,
     PUSH_ID,
+    Cancelled,
     Clock,
     FakePool,
     Outcomes,
@@ -272,25 +273,42 @@ async def test_whatever_goes_wrong_asking_goes_on(tmp_path: Path) -> None:
         await it.until(lambda: it.provider.room)
 
 
-async def test_one_new_token_serves_all_that_were_refused_and_each_goes_again_once(it: Opened) -> None:
+async def test_one_delivery_tries_a_new_token_for_all_that_were_refused(it: Opened) -> None:
     it.clock.now += 60
     requests = it.send(NOTE, "a", "b", "c")
     for request in requests[:2]:
         request.answer(response(401, STALE))
     assert it.provider.room == 0  # nothing new goes out with a token that is refused
-    await it.until(lambda: len(it.pool.requests) == 5)
+    await it.until(lambda: len(it.pool.requests) == 4)
+    assert it.outcomes.last == Unavailable(reason="renewed"), "it has waited: whether it may go, its submitter knows"
     requests[2].answer(response(401, STALE))  # of the old token, after the new one has come
     again = it.pool.requests[3:]
 
     assert it.endpoint.calls == 2
-    assert [json.loads(request.body)["message"]["token"] for request in again] == ["a", "b", "c"]
+    assert [json.loads(request.body)["message"]["token"] for request in again] == ["a", "c"]
     assert {request.headers["authorization"] for request in again} == {"Bearer token-2"}
-    again[0].answer(response(200, NAME))
-    again[1].answer(response(401, STALE))
-    again[2].answer(response(200, NAME))
-    assert [type(outcome) for _, outcome in it.outcomes] == [Sent, Misconfigured, Sent]
+    again[0].answer(response(401, STALE))
+    again[1].answer(response(200, NAME))
+    assert [type(outcome) for _, outcome in it.outcomes] == [Unavailable, Misconfigured, Sent]
     assert it.outcomes[1][1] == Misconfigured(status=401, reason="UNAUTHENTICATED")
-    assert len(it.pool.requests) == 6
+    assert len(it.pool.requests) == 5
+
+
+@pytest.mark.parametrize("over", ["expired", "cancelled"])
+async def test_what_is_over_when_there_is_a_new_token_is_not_sent_again(over: str, it: Opened) -> None:
+    made = chunk(NOTE, "waits", "late")
+    kind = Cancelled if over == "cancelled" else Delivery
+    for target in made.targets:
+        it.provider.submit(kind(made, target), it.outcomes)
+    it.clock.now += 60
+    waits, late = it.pool.requests
+    if over == "expired":
+        it.ttl_clock.now = made.expires_at / 1000
+    waits.answer(response(401, STALE))
+    await it.until(lambda: it.provider.room)
+    late.answer(response(401, STALE))  # of the old token, after the new one has come
+    assert [outcome for _, outcome in it.outcomes] == [Unavailable(reason="renewed")] * 2
+    assert len(it.pool.requests) == 2
 
 
 async def test_a_new_token_that_is_refused_at_once_is_not_to_blame(it: Opened) -> None:

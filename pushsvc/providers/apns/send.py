@@ -5,8 +5,9 @@ path and its `apns-id`, and one tuple is all that waits for the answer.
 
 A refused provider token may be too old, or refused by one connection alone (each is bound to the key of its first
 request). So before such a refusal is reported, a new token is signed if that is allowed, the connections are replaced,
-and one delivery tries it; what is refused meanwhile waits for that answer, and nothing else is sent. This happens only
-if it makes something new, so never twice for one fault, and with permanently refused credentials less and less often.
+and one delivery tries it; what is refused meanwhile waits for that answer, and nothing else is sent. Where it is good,
+those that waited are left to their submitter, since some may have expired or been taken back. This happens only if it
+makes something new, so never twice for one fault, and with permanently refused credentials less and less often.
 Every other retry is decided by the policy.
 
 A broadcast channel has another path, and uses the app's bundle id without a suffix:
@@ -34,6 +35,7 @@ from ...ports.provider import OnOutcome
 from ..badges import filled_in, unread_of
 from ..clocks import clock_skew
 from ..endpoint import host_fields
+from ..reasons import RENEWED
 from .classify import BROADCASTS, EXPIRED_TOKEN, INVALID_TOKEN, TOO_MANY_TOKENS, UNRELATED_KEY, classify
 from .config import Config
 from .credentials import ProviderToken, client_context
@@ -241,9 +243,18 @@ class ApnsProvider:
         ):
             return
         if again and type(outcome) is BadNotification and self._learn_storage(context[0], outcome):
-            self._send(context[0], context[1], self._on_last_answer)
+            self._send_again(context, self._on_last_answer)
             return
         context[1](context[0], outcome)
+
+    def _send_again(self, context: _Context, on_answer: Callable[[Any, Answer], None]) -> bool:
+        """Send a refused delivery again, or return False and answer it where it must not be sent any more."""
+        delivery, on_outcome, *_ = context
+        if delivery.is_over(self._ttl_clock()):
+            on_outcome(delivery, RENEWED)
+            return False
+        self._send(delivery, on_outcome, on_answer)
+        return True
 
     def _learn_storage(self, delivery: Delivery, outcome: BadNotification) -> bool:
         """Return whether it was refused because its channel keeps nothing, and can go without an expiration of ours."""
@@ -282,12 +293,12 @@ class ApnsProvider:
             self._refused.append((context, outcome))
             return True
         if context[3] < self._renewed:
-            self._send(context[0], context[1], self._on_last_answer)
+            self._send_again(context, self._on_last_answer)
             return True
         if not self._renew(outcome.reason):
             return False
-        self._refused = []
-        self._send(context[0], context[1], self._on_trial)
+        if self._send_again(context, self._on_trial):
+            self._refused = []
         return True
 
     def _renew(self, reason: str) -> bool:
@@ -315,12 +326,8 @@ class ApnsProvider:
         waiting, self._refused = self._refused or [], None
         outcome = self._classify(context, answer)
         context[1](context[0], outcome)
-        for other, refusal in waiting:
-            if type(outcome) is Misconfigured:
-                other[1](other[0], refusal)
-            else:
-                # The pool lets it wait for its turn, within another request timeout.
-                self._send(other[0], other[1], self._on_last_answer)
+        for (delivery, on_outcome, *_), refusal in waiting:
+            on_outcome(delivery, refusal if type(outcome) is Misconfigured else RENEWED)
         for wake in self._wakes:
             wake()
 

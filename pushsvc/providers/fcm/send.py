@@ -3,7 +3,9 @@
 All requests of a route have the same header fields, so these are built once per access token; a chunk provides the
 body except for its target, and a delivery adds its token. One tuple is all that waits for the answer.
 
-A 401 about our access token is handled here: one new token for all that were refused, and each is sent again once.
+A 401 about our access token is handled here, by a new one. What was refused after that has come is sent again once. Of
+what waited for it one delivery tries it; the others are left to their submitter, since some may have expired or been
+taken back.
 Every other retry is decided by the policy.
 """
 
@@ -27,6 +29,7 @@ from ...ports.provider import OnOutcome, Uplink
 from ..badges import filled_in, unread_of
 from ..clocks import clock_skew
 from ..endpoint import host_fields, tls_context
+from ..reasons import RENEWED
 from .addresses import ADDRESSES
 from .classify import classify, concerns_access_token, message_name
 from .config import Config
@@ -184,9 +187,15 @@ class FcmProvider:
             self._skew = clock_skew(answer.headers, now)
         on_outcome(delivery, outcome)
 
-    def _send_again(self, context: _Context) -> None:
+    def _send_again(self, context: _Context) -> bool:
+        """Send a refused delivery again, or return False and answer it where it must not be sent any more."""
+        delivery, on_outcome, _ = context
+        if delivery.is_over(self._ttl_clock()):
+            on_outcome(delivery, RENEWED)
+            return False
         # The pool lets it wait for its turn, within another request timeout.
-        self._send(context[0], context[1], self._on_last_answer)
+        self._send(delivery, on_outcome, self._on_last_answer)
+        return True
 
     # --- the access token ---------------------------------------------------
 
@@ -195,9 +204,9 @@ class FcmProvider:
         token = self._token
         if token.value:
             self._fields = self._head + field("authorization", f"Bearer {token.value}")
-            waiting, self._refused = self._refused, []
-            for context in waiting:
-                self._send_again(context)
+            while self._refused and not self._send_again(self._refused.pop(0)):
+                pass
+            self._answer_refused(RENEWED)
             for wake in self._wakes:
                 wake()
         elif token.failure is not None:

@@ -32,6 +32,10 @@ class Flight(Delivery, frozen=True, gc=False):
     """The same in Unix ms."""
     probe: bool
 
+    @property
+    def cancelled(self) -> bool:
+        return self.entry.revoked
+
 
 class Flights:
     def __init__(
