@@ -108,7 +108,7 @@ SAID: list[tuple[str, str, Any, Any]] = [
         SETTINGS.feedback.strike_span / (SETTINGS.feedback.strikes - 1),
         12 * 3600,
     ),
-    ("reference/answers.md", "for an hour no attempts are used up", health.BENEFIT, 3600.0),
+    ("reference/answers.md", "for an hour from its first trouble on a push uses up no", health.BENEFIT, 3600.0),
     ("reference/limits.md", "It starts at a twentieth", gcra.FLOOR, 1 / 20),
     ("reference/limits.md", "after 60 s of use", quota.RAMP, 60.0),
     (
