@@ -19,7 +19,20 @@ from .provider_fakes import golden, response
 ROWS = golden("fcm_classify.toml")
 MESSAGE = Message("fcm", b"{}")
 NOW = 1_792_000_000.0
-NOT_FIELDS = {"status", "reason", "outcome", "link", "message", "rpc", "code", "fields", "quota", "body", "headers"}
+NOT_FIELDS = {
+    "status",
+    "reason",
+    "outcome",
+    "link",
+    "message",
+    "rpc",
+    "code",
+    "fields",
+    "quota",
+    "limit",
+    "body",
+    "headers",
+}
 TYPES = "type.googleapis.com/google."
 
 
@@ -33,7 +46,7 @@ def _body(row: dict[str, Any]) -> bytes:
     if "code" in row:
         details.append({"@type": f"{TYPES}firebase.fcm.v1.FcmError", "errorCode": row["code"]})
     if "quota" in row:
-        subjects = [{"subject": subject, "description": "limit"} for subject in row["quota"]]
+        subjects = [{"subject": subject, "description": row.get("limit", "limit")} for subject in row["quota"]]
         details.append({"@type": f"{TYPES}rpc.QuotaFailure", "violations": subjects})
     error = {"code": row["status"], "message": row["message"], "status": row["rpc"], "details": details}
     return msgspec.json.encode({"error": error})

@@ -13,9 +13,12 @@ Decisions that the vendor's documentation does not make:
   `UNJUDGED`. With any other, such as a redirect of a proxy, the body is of an answer to something else.
 - 403 and 404 without FCM's own code are about the project or the account, not the message: wrong project, API
   disabled, role missing.
+- A 429 is about one device or topic where a violated quota says so: by the word in front of `:` in its subject, or by a
+  word of its own in its description or in the message. Any other is the project's, whose name may contain such a word.
 - A status which means that the message was not judged (`UNJUDGED`) is retried like a 5xx.
 
 Sources: https://firebase.google.com/docs/reference/fcm/rest/v1/ErrorCode and
+https://cloud.google.com/php/docs/reference/common-protos/latest/Rpc.QuotaFailure.Violation and
 https://firebase.google.com/docs/cloud-messaging/scale-fcm
 """
 
@@ -65,6 +68,7 @@ _KNOWN: Final = _THIRD_PARTY | {
     "UNIMPLEMENTED",
     "UNAUTHENTICATED",
 }
+_OF_TARGETS: Final = frozenset({"device", "topic"})
 _TOKEN_FIELDS: Final = frozenset({"message.token", "message.fid"})
 
 
@@ -103,6 +107,8 @@ class _ErrorBody(Struct, frozen=True):
     word: str
     text: str
     fields: frozenset[str]
+    limits: frozenset[str]
+    """Whose quota it may be, in lower case: words of the message, and the kinds and words of violated quotas."""
 
 
 def classify(answer: Answer, message: Message, now: float) -> Outcome:
@@ -153,7 +159,7 @@ def _by_status(answer: Response, reason: str, error: _ErrorBody, now: float) -> 
         return Misconfigured(status=status, reason=reason)
     if status == 429:
         # Without Retry-After, Google's 60 seconds are policy's to add: an operator may configure them.
-        scope: Any = "token" if "device" in error.text or "topic" in error.text else "route"
+        scope: Any = "token" if error.limits & _OF_TARGETS else "route"
         return Throttled(status=status, reason=reason, retry_after=retry_after(answer.headers, now), scope=scope)
     if status < 500 and _judges(status):
         return BadNotification(status=status, reason=reason)
@@ -168,8 +174,8 @@ def _read(body: bytes) -> _ErrorBody:
     try:
         error = _decode_refused(body).error
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        return _ErrorBody("", "", "", frozenset())
-    code, texts, fields = "", [error.message], set()
+        return _ErrorBody("", "", "", frozenset(), frozenset())
+    code, texts, fields, limits = "", [error.message], set(), _words_of(error.message)
     for detail in error.details:
         if str(detail.type).endswith(".FcmError") and isinstance(detail.error_code, str):
             code = detail.error_code
@@ -177,8 +183,13 @@ def _read(body: bytes) -> _ErrorBody:
             fields.add(str(item.get("field")))
             texts.append(str(item.get("description")))
         for item in _objects(detail.violations):  # google.rpc.QuotaFailure
-            texts += (str(item.get("subject")), str(item.get("description")))
-    return _ErrorBody(code, code or error.status, " ".join(texts).lower(), frozenset(fields))
+            limits.add(str(item.get("subject")).partition(":")[0].strip().lower())  # `project:ID`, `clientip:ADDRESS`
+            limits |= _words_of(str(item.get("description")))
+    return _ErrorBody(code, code or error.status, " ".join(texts).lower(), frozenset(fields), frozenset(limits))
+
+
+def _words_of(text: str) -> set[str]:
+    return {word.strip(".,:;") for word in text.lower().split()}
 
 
 def _objects(value: object) -> list[dict[str, Any]]:
