@@ -14,7 +14,7 @@ from ..model.codec import CodecError
 from ..ports.cleanup import ClocksApart
 from ..ports.expansion import Waiting
 from ..ports.store import Store
-from ..rules.bound import most_found
+from ..rules.bound import most_of
 from ..runtime.plans import channel_rules, cleanup_plan, eraser, route_table
 from ..runtime.reload import Current
 from ..runtime.store import connect
@@ -97,11 +97,12 @@ async def expand(context: Context) -> dict[str, int]:
     """Expand audiences in fair order, each for a slice, until none waits or other jobs do. Returns the number of
     deliveries made. A killed expansion continues after its last step."""
     settings, piece, made = context.settings, Slice(context), 0
-    full: set[str] = set()
+    full: set[tuple[str, bool]] = set()
     async with context.connect(context.store_url, settings) as store:
         lapsed = await store.expansions.lapsed(await removed_apps(store, settings))
         while not piece.over:
-            waiting = [each for each in (*await store.expansions.due(settings.apps), *lapsed) if each.app not in full]
+            due = (*await store.expansions.due(settings.apps), *lapsed)
+            waiting = [each for each in due if (each.app, each.lane == "urgent") not in full]
             if not waiting:
                 break
             which = context.fair_queue.choose(waiting)
@@ -111,7 +112,7 @@ async def expand(context: Context) -> dict[str, int]:
             context.fair_queue.use(which, time.monotonic() - began)
             made += run.made
             if run.end == "full":
-                full.add(which.app)
+                full.add((which.app, which.lane == "urgent"))  # urgent ones may go on: see `most_of`
     return {"made": made}
 
 
@@ -157,12 +158,12 @@ async def _expand_one(context: Context, store: Store, which: Waiting) -> fanout.
 
 def _room(store: Store, settings: Settings, which: Waiting) -> Callable[[int], Awaitable[bool]]:
     """Return a function that takes the number of deliveries made here and returns whether the queue has room: within
-    the bounds of `most_found` on the deliveries of all apps that wait, and on those of this one. One process exceeds
+    the bounds of `most_of` on the deliveries of all apps that wait, and on those of this one. One process exceeds
     the limit by at most a step; several processes by what the others make between two counts."""
     until, full_at = 0.0, 0
     app, most = which.app, settings.queue.max_pending
-    bound = most_found(most, which.lane)
-    share = most_found(settings.queue_shares().get(app, most), which.lane)
+    bound = most_of(most, which.lane)
+    share = most_of(settings.queue_shares().get(app, most), which.lane)
 
     async def has_room(made: int) -> bool:
         nonlocal until, full_at

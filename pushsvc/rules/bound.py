@@ -10,16 +10,9 @@ RESERVE: Final = 10
 """A bound has a reserve of one part of this many, so that a full queue stops nothing that is urgent."""
 
 
-def most_posted(most: int, lane: Lane) -> int:
-    """Return how many deliveries may wait with those of a push to this lane: urgent ones may use the reserve."""
+def most_of(most: int, lane: Lane) -> int:
+    """Return how many deliveries may wait with those of a push of this lane: urgent ones may use the reserve."""
     return most + most // RESERVE if lane == "urgent" else most
-
-
-def most_found(most: int, lane: Lane) -> int:
-    """Return how many deliveries may wait with those of an audience of this lane. Audiences of other lanes than urgent
-    leave a part free: one that is larger than the queue would refill it as soon as there is room, and everything that
-    is posted meanwhile would be refused."""
-    return most_posted(most, lane) if lane == "urgent" else most - most // RESERVE
 
 
 class Bound(NamedTuple):

@@ -94,3 +94,31 @@ async def test_connections_without_room_and_without_requests_are_reported_and_re
         await until(lambda: len(answers) > answered)
         assert isinstance(answers[-1], Response)
         assert pool.stats.connections_opened > 2
+
+
+async def test_what_waits_in_the_pool_is_answered_in_time_by_a_server_that_says_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop, took = asyncio.get_running_loop(), list[float]()
+
+    class Silent(Server):
+        def _reply(self, data: bytes) -> None:
+            """Answer nothing."""
+
+    async def dial(origin: Any, context: Any, make: Any, timeout: float, proxy: Any = None) -> Connection:
+        made: Connection = make()
+        made.connection_made(server := Silent(made))
+        server.say(GREETING)
+        server.say(frames.settings({frames.MAX_CONCURRENT_STREAMS: 1}))
+        return made
+
+    monkeypatch.setattr(transport, "dial", dial)
+    context = ssl.create_default_context()
+    async with Pool("https://localhost", ssl=context, connections=1, request_timeout=TIMEOUT, clock=loop.time) as pool:
+        await until(lambda: pool.room)
+        for seconds in (0.0, 1.0):  # the second request waits in the pool: there is one stream
+            await asyncio.sleep(seconds)
+            asked_at = loop.time()
+            pool.submit(FIELDS, b"x", asked_at, lambda asked_at, _: took.append(loop.time() - asked_at))
+        await until(lambda: len(took) == 2)
+    assert max(took) < 1.1 * TIMEOUT

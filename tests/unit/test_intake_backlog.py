@@ -10,8 +10,7 @@ import pytest
 
 from pushsvc.api.pushes.backlog import EVERY, FRESH, Backlog
 from pushsvc.errors import ContentTooLarge, StoreUnavailable, TooManyRequests
-from pushsvc.model.push import Lane
-from pushsvc.rules.bound import Bound, most_found
+from pushsvc.rules.bound import Bound
 
 from .virtual_time import VirtualLoop
 
@@ -166,11 +165,6 @@ async def test_a_queue_that_is_full_of_others_has_room_for_urgent_pushes() -> No
         assert f"maximum is {most} (" in caught.value.detail
         with pytest.raises(ContentTooLarge):
             await own.admit(app, 61, "urgent")
-
-
-@pytest.mark.parametrize(("lane", "most"), [("urgent", 110), ("normal", 90), ("bulk", 90)])
-def test_an_audience_leaves_room_for_what_is_posted_meanwhile(lane: Lane, most: int) -> None:
-    assert most_found(100, lane) == most
 
 
 async def test_one_app_has_its_share_and_leaves_the_rest_to_the_others() -> None:

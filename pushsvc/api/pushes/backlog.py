@@ -32,7 +32,7 @@ from ...background import in_background, pulse
 from ...errors import ContentTooLarge, Fault, StoreError, TooManyRequests
 from ...model.push import Lane
 from ...ports.pushes import PushStore
-from ...rules.bound import Bound, most_posted
+from ...rules.bound import Bound, most_of
 
 EVERY: Final = 1.0
 """Seconds between two counts of all shards."""
@@ -101,11 +101,11 @@ class Backlog:
             raise TooManyRequests(f"{passed.text}.", retry_after=self._seconds_until(missing, passed.who))
 
     def _passed(self, app: str, deliveries: int, lane: Lane) -> Bound | None:
-        pushes, most, share = self._pushes, most_posted(self._most, lane), self._shares.get(app)
+        pushes, most, share = self._pushes, most_of(self._most, lane), self._shares.get(app)
         pending = pushes.pending
         if pending + deliveries > most:
             return Bound("", pending, most, pending - sum(map(pushes.pending_of, self._shares)))
-        if share is not None and pushes.pending_of(app) + deliveries > (own := most_posted(share, lane)):
+        if share is not None and pushes.pending_of(app) + deliveries > (own := most_of(share, lane)):
             return Bound(app, pushes.pending_of(app), own)
         return None
 

@@ -255,7 +255,7 @@ class Pool:
             self._wake_due = True
             self._loop.call_soon(self._wake)
         self._room = room
-        if room > 0 or not self._up or self._closing or self._busy():
+        if room > 0 or not self._up or self._waiting or self._closing or self._busy():
             self._stuck_since = None
         elif self._stuck_since is None:
             self._stuck_since = self._now()
