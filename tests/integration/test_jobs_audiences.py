@@ -204,6 +204,19 @@ async def test_one_that_cannot_be_read_or_fails_stops_no_other(
     assert not over & {"audience", "quarantine"}
 
 
+async def test_a_full_queue_holds_up_no_urgent_audience(server: Server, store: Store) -> None:
+    await register(store, 2)
+    settings = settings_of("shop")
+    settings = msgspec.structs.replace(settings, queue=msgspec.structs.replace(settings.queue, max_pending=20))
+    await store.pushes.accept(make_push("full", 20))
+    for lane in ("bulk", "normal", "urgent"):
+        await store.pushes.accept(msgspec.structs.replace(to_topic(lane), lane=lane))
+    assert await functions.expand(Context(Current(settings), server.url)) == {"made": 2}
+    assert await standing(store, "urgent") == ("sending", 2)
+    assert await standing(store, "normal") == await standing(store, "bulk") == ("expanding", 0)
+    assert "full" in {each.kind for each in await read_conditions(settings, store)}
+
+
 async def test_what_expired_while_it_waited_is_said_and_ends_as_expired(server: Server, store: Store) -> None:
     await register(store, 2)
     late = msgspec.structs.replace(to_topic("p"), created_at=1_000, expires_at=2_000)
