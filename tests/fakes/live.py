@@ -344,8 +344,7 @@ class MemoryLive:
 
     async def disconnect(self, app: str, device_id: str, route: LiveRoute) -> bool:
         stream = self._stream(app, device_id)
-        own = None if stream is None else stream.route
-        if stream is None or own is None or own.gateway != route.gateway or own.connection > route.connection:
+        if stream is None or stream.route != route:
             return False
         stream.route = None
         if self._state.devices[app][device_id].device.pruned_for not in SILENT:

@@ -619,12 +619,10 @@ async def test_a_second_connection_ends_the_first_and_only_its_own_end_counts(se
         assert (await connected(live, "x", B)).replaced == A
         assert await live.disconnect("shop", "x", A) is False
         assert (await append(live, push_of("p1"), "x"))[0].route == B
-        assert await live.disconnect("shop", "x", LiveRoute("gate-b", B.connection - 1)) is False
+        for other in (B.connection - 1, B.connection + 1):
+            assert await live.disconnect("shop", "x", LiveRoute("gate-b", other)) is False, "it may have failed"
         assert await live.disconnect("shop", "x", B) is True
         assert await live.disconnect("shop", "x", B) is False
-        await live.connect("shop", "x", B, issued_at=moment())
-        later = LiveRoute("gate-b", B.connection + 1)
-        assert await live.disconnect("shop", "x", later) is True, "the end of a later connection ends it too"
         assert await live.disconnect("shop", "nobody", B) is False
         assert (await append(live, push_of("p2"), "x"))[0].route is None
 

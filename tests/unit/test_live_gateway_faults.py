@@ -696,15 +696,18 @@ async def test_a_route_that_could_not_be_taken_away_is_taken_away_later(fault: E
     assert world.streams.gone == [("phone", 1)] * 3
 
 
-async def test_of_a_device_whose_routes_cannot_be_taken_away_the_last_one_is_kept(world: World) -> None:
+async def test_of_a_device_whose_routes_cannot_be_taken_away_the_first_ones_and_the_last_one_are_kept(
+    world: World,
+) -> None:
     world.streams.connected = AWAY
-    world.streams.goings, world.streams.lapsed = [AWAY] * 5, [set()]
-    for _ in range(5):
+    world.streams.goings, world.streams.lapsed = [AWAY] * 20, [set()]
+    for _ in range(20):
         world.ask()
         await world.done()
     world.streams.gone.clear()
     await world.beat()
-    assert world.streams.gone == [("phone", 5)]
+    assert world.streams.gone == [("phone", number) for number in (1, 2, 3, 4, 5, 6, 7, 20)]
+    assert world.gateway.departures._left == {"shop": {}}
 
 
 @pytest.mark.parametrize(
@@ -792,6 +795,14 @@ async def test_a_poll_whose_client_goes_away_during_its_connect_leaves_no_route(
     answer.set()
     await world.done()
     assert (world.streams.calls, world.gateway.connections) == (["connect", "poke", "disconnect"], {})
+
+
+async def test_a_poll_that_is_refused_has_no_route_to_take_away(world: World) -> None:
+    world.streams.connected = Refused("revoked")
+    with pytest.raises(Unauthorized):
+        await HttpCalls(world.gateway).poll(world.request("GET", "/poll"))
+    await world.done()
+    assert (world.streams.calls, world.gateway.connections) == (["connect"], {})
 
 
 async def test_a_number_of_any_length_in_a_query_is_refused(world: World) -> None:

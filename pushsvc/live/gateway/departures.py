@@ -15,6 +15,9 @@ ENDED: Final = 16_384
 AT_ONCE: Final = 100
 """Routes that are taken away, and connections of other gateways that are ended, at a time where that has failed
 before."""
+LEFT: Final = 8
+"""Connections of one device of which a gateway remembers that their routes could not be taken away: while Redis is
+away, each connect of a device may add one."""
 
 
 class Departures:
@@ -25,8 +28,9 @@ class Departures:
         self._gateway = gateway
         self._ended: OrderedDict[int, tuple[str, str]] = OrderedDict()
         """App and device of the connections that ended last, by number."""
-        self._left: dict[str, dict[str, int]] = {}
-        """By app and device the last connection whose route could not be taken away: the earlier ones end with it."""
+        self._left: dict[str, dict[str, list[int]]] = {}
+        """By app and device the connections whose routes could not be taken away: the first ones and the last one. One
+        in between is as a rule not recorded; else it is taken away when something is sent to it."""
         self._owed: dict[str, list[Cut]] = {}
         """Connections of other gateways that could not be ended."""
 
@@ -45,16 +49,21 @@ class Departures:
             self._owed.setdefault(gateway, []).append(cut)
 
     async def disconnect(self, number: int, app: str, device_id: str) -> None:
-        """Take the route of a connection that has ended away, or of an earlier one; if that fails, later."""
+        """Take the route of a connection that has ended away; if that fails, later."""
         left = self._left.setdefault(app, {})
         try:
             await self._live.disconnect(app, device_id, LiveRoute(self._gateway, number))
         except StoreError as error:
             report(error)
-            left[device_id] = max(number, left.get(device_id, 0))
+            numbers = left.setdefault(device_id, [])
+            if number not in numbers:
+                del numbers[LEFT - 1 :]
+                numbers.append(number)
         else:
-            if left.get(device_id, number + 1) <= number:
-                del left[device_id]
+            if number in (numbers := left.get(device_id, [])):
+                numbers.remove(number)
+                if not numbers:
+                    del left[device_id]
 
     def outlived(self, number: int) -> tuple[str, str] | None:
         """Return the app and the device of a connection that ended long ago, once: its route is still there. Others
@@ -75,9 +84,10 @@ class Departures:
 
     async def _settle_routes(self, app: str) -> None:
         left = self._left[app]
-        places = list(left.items())
+        places = [(device_id, number) for device_id, numbers in left.items() for number in numbers]
         for start in range(0, len(places), AT_ONCE):
             some = places[start : start + AT_ONCE]
             await asyncio.gather(*(self.disconnect(number, app, device_id) for device_id, number in some))
-            if some[0][0] in left:
+            device_id, number = some[0]
+            if number in left.get(device_id, ()):
                 break

@@ -160,11 +160,12 @@ class HttpCalls:
         return result
 
     async def _leave(self, waiting: WaitingPoll, connecting: asyncio.Task[Connected | RefusedDevice]) -> None:
-        """Take the route of a poll away, when its connect has ended."""
+        """Take the route of a poll away, when its connect has ended; one that was refused has none."""
         await asyncio.wait([connecting])
-        if not connecting.cancelled():
-            connecting.exception()  # A call that has ended does not ask for it.
-        await self._gateway.disconnect(waiting)
+        # A call that has ended does not ask for the exception.
+        failed = connecting.cancelled() or connecting.exception() is not None
+        if failed or not isinstance(connecting.result(), RefusedDevice):
+            await self._gateway.disconnect(waiting)
 
     async def message(self, request: Request) -> HttpAnswer:
         """Answer with the content of a push of which a notice was sent."""

@@ -242,8 +242,7 @@ class LiveStreams(Protocol):
         """
 
     async def disconnect(self, app: str, device_id: str, route: LiveRoute) -> bool:
-        """End a connection, or one of the same gateway with a lower number, which has ended too. Returns False, and
-        changes nothing, where neither is the device's present connection."""
+        """End a connection. Returns False, and changes nothing, where it is not the device's present connection."""
 
     async def acking(
         self, app: str, positions: Sequence[tuple[str, Position]], given: Sequence[Sequence[int]] = ()
