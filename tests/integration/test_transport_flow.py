@@ -242,7 +242,9 @@ async def test_a_connection_whose_window_stays_shut_is_replaced(tmp_path: Path) 
                 early += 1
                 assert early < 10
                 (answer,) = await mine.send(f"early{early}")
-                assert answer == Failure("timeout", maybe_sent=False) or mine.pool.stats.connections_opened == 2
+                if mine.pool.stats.connections_opened == 1:
+                    # The second is the answer while the connection has gone, and the next one is not up yet.
+                    assert answer in (Failure("timeout", maybe_sent=False), Failure("unreachable", maybe_sent=False))
             await mine.up()
             assert statuses(await mine.send("later")) == {200: 1}
         assert not server.faults
