@@ -24,8 +24,8 @@ class Retries(Struct, frozen=True):
         """Return the seconds to wait after this number of tries, or None to give up.
 
         `chance`, from 0 to 1, spreads the callers over the upper half of the pause; `asked` is `Retry-After`, which is
-        never undercut.
+        never undercut; where it asks for none, the pause is that of a call without it.
         """
         pause = min(self.cap, self.base * 2.0 ** min(tries - 1, 30)) * (0.5 + chance / 2)
-        pause = pause if asked is None else asked + (pause if asked else 0) / 4
+        pause = asked + pause / 4 if asked else pause
         return pause if elapsed + pause <= self.patience else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from concurrent.futures import CancelledError
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -58,6 +59,7 @@ class Client:
     ) -> None:
         self._client = AsyncClient(url, key=key, retries=retries, timeout=timeout, ca_file=ca_file)
         self._loop = asyncio.new_event_loop()
+        self._closing, self._closed = threading.Lock(), False
         self._thread = threading.Thread(target=self._loop.run_forever, name="pushsvc-client", daemon=True)
         self._thread.start()
 
@@ -71,20 +73,33 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the connections and end the thread."""
-        if not self._loop.is_closed():
-            self._run(self._client.close())
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop.close()
+        """End the calls of other threads, close the connections and end the thread."""
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _end(self) -> None:
+        calls = asyncio.all_tasks() - {asyncio.current_task()}
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        await self._client.close()
 
     def _run(self, work: Coroutine[Any, Any, R]) -> R:
-        if self._loop.is_closed():
-            work.close()
-            raise RuntimeError("the client is closed")
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        with self._closing:
+            if self._closed:
+                work.close()
+                raise RuntimeError("the client is closed")
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
+        except CancelledError:
+            raise RuntimeError("the client was closed during the call") from None
         except BaseException:
             future.cancel()  # Ctrl-C ends the call too.
             raise

@@ -96,6 +96,8 @@ def exporting(environment: Mapping[str, str]) -> Exporting:
     url = of("ENDPOINT") or ENDPOINT
     if not url.startswith(("http://", "https://")):
         raise ConfigError(name_of("ENDPOINT"), "is not a URL that begins with http:// or https://", "correct it")
+    if "@" in url.partition("://")[2].partition("/")[0]:
+        raise ConfigError(name_of("ENDPOINT"), "has a login, which is not sent", f"give it in {name_of('HEADERS')}")
     if not environment.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"):
         url = f"{url.rstrip('/')}/v1/traces"
     compression = of("COMPRESSION") or "none"
@@ -354,6 +356,8 @@ class Sender:
             return refused.code, f"the collector answers {refused.code}"
         except URLError as error:
             return 0, f"{error.reason}"
-        except (OSError, HTTPException, ValueError) as error:  # the last: it is no URL
+        except (HTTPException, ValueError) as error:  # their texts may quote the URL
+            return 0, type(error).__name__
+        except OSError as error:
             return 0, str(error) or type(error).__name__
         return 200, ""

@@ -287,6 +287,7 @@ def test_following_outlives_a_restart(capsys: pytest.CaptureFixture[str]) -> Non
         answer(202, {"id": "p1"}),
         answer(200, status_document("sending", total=3, queued=3)),
         answer(503, {"title": "away"}),
+        answer(502, {"title": "of a proxy"}),
         answer(200, status_document("sending", total=3, queued=3)),
         answer(429, {"title": "slower"}),
         answer(200, status_document("sending", total=3, sent=1, retrying=2)),

@@ -6,9 +6,11 @@ import asyncio
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import typing
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -198,11 +200,27 @@ def test_no_repr_of_an_answer_has_a_token() -> None:
     assert ("d1" in shown, "UNREGISTERED" in shown, "p1" in shown, secret in shown) == (True, True, True, False)
 
 
+def test_a_client_that_is_closed_ends_the_calls_of_other_threads() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent, ThreadPoolExecutor() as threads:
+        client = Client(f"http://127.0.0.1:{silent.getsockname()[1]}", key="k")
+        waits = threads.submit(client.status, "p")
+        connection, _ = silent.accept()
+        connection.recv(1)
+        client.close()
+        with pytest.raises(RuntimeError, match="closed during the call"):
+            waits.result()
+        with pytest.raises(RuntimeError, match="is closed"):
+            client.status("p")
+        client.close()
+        connection.close()
+
+
 def test_pauses_grow_are_spread_and_never_undercut_the_service() -> None:
     retries = Retries(patience=60, base=1, cap=8)
     assert [retries.pause(tries, 0, 1.0, asked=None) for tries in (1, 2, 3, 4, 5)] == [1, 2, 4, 8, 8]
     assert [retries.pause(1, 0, chance, asked=None) for chance in (0.0, 1.0)] == [0.5, 1.0]
     assert [retries.pause(1, 0, chance, asked=30.0) for chance in (0.0, 1.0)] == [30.125, 30.25]
+    assert [retries.pause(tries, 0, 1.0, asked=0.0) for tries in (1, 2)] == [1, 2]
     assert retries.pause(9, 59, 1.0, asked=None) is None
     assert Retries(0).pause(1, 0, 0.0, asked=None) is None
 

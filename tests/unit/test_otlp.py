@@ -166,6 +166,7 @@ def test_what_a_process_says_of_itself() -> None:
     ("environment", "place"),
     [
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4317"}, "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://user:secret@collector"}, "OTEL_EXPORTER_OTLP_ENDPOINT"),
         ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "collector"}, "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"),
         ({"OTEL_EXPORTER_OTLP_TIMEOUT": "10s"}, "OTEL_EXPORTER_OTLP_TIMEOUT"),
         ({"OTEL_EXPORTER_OTLP_TRACES_TIMEOUT": "0"}, "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT"),
@@ -181,6 +182,7 @@ def test_a_variable_that_cannot_be_used_is_named(environment: dict[str, str], pl
     with pytest.raises(ConfigError) as refused:
         otel.exporting(environment)
     assert refused.value.path == place
+    assert "secret" not in str(refused.value)
 
 
 @pytest.mark.parametrize("share", ["half", "2", "-0.1", "nan"])

@@ -7,6 +7,7 @@ import sys
 from typing import Any, Final
 
 from ...client import Refused, Unreachable
+from ...client.retries import PASSING
 from ...model.push import JsonObject
 from ..operator.calls import ApiCalls, push_path
 from ..output import counts_line, note_interrupt
@@ -60,7 +61,7 @@ async def follow(api: ApiCalls, push_id: str, *, quiet: bool = False) -> JsonObj
                 status = await api.document("GET", push_path(push_id))
             except (Refused, Unreachable) as error:
                 failures += 1
-                if failures >= PATIENCE or (isinstance(error, Refused) and error.status not in (429, 503)):
+                if failures >= PATIENCE or (isinstance(error, Refused) and error.status not in PASSING):
                     raise
                 await asyncio.sleep(LAST_LOOK)
                 continue
