@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -12,10 +13,11 @@ from aiohttp import web
 from pushsvc.api.http import limits
 from pushsvc.api.http.exchange import Reply
 from pushsvc.api.http.limits import ApiLimits
-from pushsvc.api.http.problems import ClientGone
+from pushsvc.api.http.problems import AnswerUnread, ClientGone
 from pushsvc.errors import ContentTooLarge, NotFound, StoreUnavailable, TooManyRequests
 from pushsvc.model.access import ApiKey
 from pushsvc.model.rates import Rate
+from pushsvc.ports.limits import Grant
 from pushsvc.store import open_store
 
 from .servers import KINDS, Server, running_server
@@ -108,7 +110,9 @@ async def test_what_is_refused_for_another_reason_is_given_back(server: Server) 
 
 
 @pytest.mark.parametrize(
-    "error", [NotFound("no"), StoreUnavailable("away"), ZeroDivisionError(), web.HTTPBadRequest()], ids=repr
+    "error",
+    [NotFound("no"), StoreUnavailable("away"), ZeroDivisionError(), web.HTTPBadRequest(), ClientGone()],
+    ids=repr,
 )
 async def test_a_call_that_ends_in_an_error_gives_back_its_permits(server: Server, error: Exception) -> None:
     async with two(server, shop=Rate(1000, 1)) as (first, second):
@@ -122,13 +126,29 @@ async def test_a_call_that_ends_in_an_error_gives_back_its_permits(server: Serve
         assert await count(second, SLOW, 5) == ""
 
 
-async def test_a_client_that_is_gone_may_have_been_served(server: Server) -> None:
+async def test_a_slow_answer_about_permits_admits_those_who_waited_for_it() -> None:
+    now, asked = 0.0, list[int]()
+
+    class SlowLimiter:
+        async def lease(self, bucket: object, wanted: int, *, least: int = 1, question: object = None) -> Grant:
+            nonlocal now
+            now += 2.0
+            asked.append(wanted)
+            return Grant(wanted, 0)
+
+    limiter: Any = SlowLimiter()
+    own = ApiLimits(limiter, {"shop": Rate(10, 1)}, monotonic=lambda: now)
+    assert await count(own, OTHER, 3) == ""
+    assert len(asked) == 1
+
+
+async def test_a_client_that_waits_for_the_end_of_its_push_has_been_served(server: Server) -> None:
     async with two(server) as (first, second):
 
         async def work() -> Reply:
-            raise ClientGone
+            raise AnswerUnread
 
-        with pytest.raises(ClientGone):
+        with pytest.raises(AnswerUnread):
             await first.counted(SLOW, 5, work)
         assert await count(second, SLOW) != ""
 

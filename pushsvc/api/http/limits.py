@@ -23,7 +23,7 @@ from ...ports.limits import Bucket, Limiter
 from ...rules.gcra import US, interval_of
 from ...rules.permits import Permits
 from .exchange import Reply
-from .problems import ClientGone
+from .problems import AnswerUnread
 
 MOST: Final = 1000
 """The maximum number of permits of one lease."""
@@ -48,8 +48,8 @@ class ApiLimits:
         await self.count(key, pushes)
         try:
             reply = await work()
-        except ClientGone:
-            raise  # Its push may have been accepted.
+        except AnswerUnread:
+            raise
         except Exception:
             await self.give_back(key, pushes)
             raise
@@ -166,7 +166,8 @@ class _Limit:
         asked = self._monotonic()
         lease = await self._limiter.lease(self._bucket, max(missing, self._permits.slot), least=missing)
         if lease.granted:
-            self._permits.grant(lease.granted, asked)
+            # They live from now on: a caller waits for them, however long the answer took.
+            self._permits.grant(lease.granted, self._monotonic())
         else:
             self._empty_at = asked + lease.wait_ms / 1000 - missing * self._interval
 

@@ -65,6 +65,10 @@ class ClientGone(RequestError):
     status, type, title = 499, "client-gone", "The client closed the connection"
 
 
+class AnswerUnread(ClientGone):
+    """The client closed the connection while it waited for the end of a push that was accepted."""
+
+
 class Challenge(RequestError):
     """A refusal with a `WWW-Authenticate` header, whose value is `challenge`."""
 

@@ -15,7 +15,7 @@ from ...ports.live import EventCounts
 from .. import answers
 from ..http import prefer
 from ..http.exchange import Reply, Request
-from ..http.problems import ClientGone
+from ..http.problems import AnswerUnread
 from ..ports import ApiPorts
 from .audiences import look_up
 from .document import Draft
@@ -69,7 +69,7 @@ async def _reply(ports: ApiPorts, request: Request, push_id: str, accepted: byte
         body = answers.status(status, await _events(ports, request, push_id), warnings=warnings)
         return Reply(body, headers={**applied, "Content-Location": path}, repeated=repeated)
     if request.gone():
-        raise ClientGone
+        raise AnswerUnread
     return Reply(accepted, 202, {"Location": path, **applied}, repeated=repeated)
 
 
