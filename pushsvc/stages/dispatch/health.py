@@ -133,6 +133,8 @@ class RouteHealth:
         self._delay = FIRST_PROBE
         self._probing_until = 0.0
         self._other_at = 0.0
+        self._of_lane = False
+        """Whether the last probe was an early one of a lane that has no suspect."""
         self._turn = 0
         """The number of probes that were due and went since the route was held."""
         self._rate = 0.0
@@ -202,7 +204,9 @@ class RouteHealth:
     def spend(self, count: int, now: float) -> bool:
         """Record that `count` deliveries go out. Returns True when they are a probe."""
         if self.trouble is not None:
-            self._turn += now >= self.probe_at
+            early = now < self.probe_at
+            self._of_lane = early and len(self._suspects) > FEW
+            self._turn += not early
             self._probing_until = now + PROBE_LIFE
             self._other_at = now + OTHERS
             return True
@@ -369,9 +373,11 @@ class RouteHealth:
             self._proven = True
             # A provider in trouble says nothing about the credentials, and so no other span either.
             if held.cause != "credentials" or trouble.cause == "credentials":
-                self._delay = min(LAST_PROBE, self._delay * 2)
+                if not self._of_lane:
+                    self._delay = min(LAST_PROBE, self._delay * 2)
                 self.trouble = trouble
-            self.probe_at = now + max(self._delay, wait)
+            # One that only asks whether the trouble is that of other lanes delays no due one.
+            self.probe_at = max(self.probe_at, now + wait) if self._of_lane else now + max(self._delay, wait)
             return
         # It was in flight when the route was held.
         if trouble.cause in AT_ONCE and held.cause not in AT_ONCE:
