@@ -352,9 +352,9 @@ class MemoryLive:
         return True
 
     async def acking(
-        self, app: str, positions: Sequence[tuple[str, Position]], given: Sequence[Sequence[int]] = ()
+        self, app: str, positions: Sequence[tuple[str, Position]], given: Sequence[Sequence[int] | None] = ()
     ) -> list[Acked]:
-        offsets = given or [()] * len(positions)
+        offsets = given or [None] * len(positions)
         return [self._ack(app, *each, own, look=True) for each, own in zip(positions, offsets, strict=True)]
 
     async def ack(
@@ -372,7 +372,11 @@ class MemoryLive:
         if not fault and position.offset > acked:
             covered = [each for each in stream.after(acked) if each.offset <= position.offset]
             named, now = set(ended or ()), self._state.clock()
-            newly = [each for each in covered if each.push.expires_at > now or (look and each.offset in named)]
+            newly = [
+                each
+                for each in covered
+                if ended is None or each.push.expires_at > now or (look and each.offset in named)
+            ]
             if ended is not None and not look:
                 if not {each.offset for each in newly} <= named:
                     return Acked("open", [], acked, len(stream.after(acked)), before)

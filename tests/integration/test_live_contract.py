@@ -172,7 +172,7 @@ async def test_what_is_withdrawn_is_shown_to_no_device_any_more(server: Server |
         back = await connected(live, "y")
         assert [(each.push.id, each.prev) for each in back.page.publications] == [("p1", 0), ("p3", 1)]
         assert (await ack(live, "y", 3)).fault == ""
-        assert [each.push.id for each in (await ack(live, "x", 3)).newly] == ["p1", "p3"]
+        assert [each.push.id for each in (await ack(live, "x", 3)).newly] == ["p1", "p2", "p3"]
         # Another one of its hour is not concerned.
         assert [each.status for each in await append(live, push_of("p4"), "x", "z")] == ["new", "new"]
 
@@ -737,10 +737,11 @@ async def test_what_has_expired_is_acknowledged_only_where_it_was_given(server: 
         for number in (1, 2, 3, 4):
             await append(live, push_of(f"p{number}", expires_at=moment() if number in (2, 3) else None), "x")
 
-        async def named(*given: int) -> list[int]:
-            (found,) = await live.acking("shop", [("x", Position("", 4))], [given])
+        async def named(*given: int, known: bool = True) -> list[int]:
+            (found,) = await live.acking("shop", [("x", Position("", 4))], [given if known else None])
             return [each.offset for each in found.newly]
 
+        assert await named(known=False) == [1, 2, 3, 4], "whatever was given"
         assert [await named(), await named(3), await named(1, 2, 4)] == [[1, 4], [1, 3, 4], [1, 2, 4]]
         (found,) = await live.ack("shop", [("x", Position("", 4))], [(4,)])
         assert found == Acked("open", [], 0, 4, before=0)

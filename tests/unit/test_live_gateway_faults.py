@@ -35,6 +35,7 @@ from pushsvc.live.gateway.http import HttpCalls
 from pushsvc.live.gateway.metrics import GatewayMetrics
 from pushsvc.live.peer import FaultKind, Request
 from pushsvc.live.protocol import codes
+from pushsvc.live.protocol.effects import AckRequested
 from pushsvc.live.protocol.tokens import issue
 from pushsvc.live.wheel import Wheel
 from pushsvc.model.delivery import Arrival
@@ -80,7 +81,7 @@ class Streams:
         self.looked: Any = []
         self.acknowledged: list[Sequence[tuple[str, Position]]] = []
         self.acks: list[list[Acked]] = []
-        self.shown: list[list[list[int]]] = []
+        self.shown: list[list[list[int] | None]] = []
         self.routes: list[Any] = []
         self.lapsed: list[set[str]] = []
         self.received: list[Any] = []
@@ -125,8 +126,8 @@ class Streams:
     async def read(self, app: str, device_id: str, position: Position) -> Any:
         return self._answer("read", BROKEN)
 
-    async def acking(self, app: str, positions: Sequence[tuple[str, Position]], given: Sequence[Sequence[int]]) -> Any:
-        self.shown.append([list(each) for each in given])
+    async def acking(self, app: str, positions: Sequence[tuple[str, Position]], given: Sequence[Any]) -> Any:
+        self.shown.append([each and list(each) for each in given])
         return self._answer("acking", self.looked)
 
     async def ack(
@@ -407,6 +408,46 @@ async def test_a_stream_is_asked_with_what_its_connection_was_given(world: World
     connection.received(b'{"rpc":{"method":"ack","data":{"ack":3}}}')
     assert streams.shown == [[[1, 2]], [[3]]]
     loop.cancel()
+
+
+async def test_a_repeated_acknowledgement_ends_all_that_it_covers_as_sent(world: World) -> None:
+    gateway, streams = world.gateway, world.streams
+    connection, _ = world.ask()
+    await world.done()
+    loop = asyncio.create_task(gateway.acks.run())
+    push = LivePush("p1", 0, 2**40, "normal")
+    await gateway._take(Poke("shop", push, [Recipient(connection.number, "e", 1, 0, 1, 7)], b'{"id":"p"}', platform=""))
+    for looked in (AWAY, Acked("")):
+        streams.looked = looked if looked is AWAY else [looked]
+        connection.received(b'{"id":9,"rpc":{"method":"ack","data":{"ack":1}}}')
+        await gateway.acks.all_taken()
+    assert streams.shown == [[[1]], [None]]
+    push = LivePush("p2", 0, 2**40, "normal")
+    await gateway._take(Poke("shop", push, [Recipient(connection.number, "e", 2, 1, 1, 7)], b'{"id":"p"}', platform=""))
+    connection.received(b'{"id":10,"rpc":{"method":"ack","data":{"ack":2}}}')
+    await gateway.acks.all_taken()
+    await gateway.acks.ack("shop", "phone", Position("e", 2))
+    assert streams.shown[2:] == [[None], [None]], "one that failed may stand behind it; of HTTP nothing is known"
+    loop.cancel()
+
+
+async def test_an_acknowledgement_that_waits_for_redis_goes_on_with_what_a_later_one_was_given(world: World) -> None:
+    connection, _ = world.ask()
+    await world.done()
+    taken, acks = list[tuple[int, Any]](), [AWAY]
+
+    async def ack(app: str, device_id: str, position: Position, given: Any, shown: Any) -> Acked:
+        if acks:
+            connection._do(AckRequested(0, 2, "e", None, (2,)))
+            raise acks.pop()
+        taken.append((position.offset, shown))
+        return Acked("")
+
+    world.gateway.acks.ack = ack  # type: ignore[method-assign,assignment]  # scripted
+    connection.session._window.top = 2
+    connection._do(AckRequested(0, 1, "e", None, (1,)))
+    await world.done()
+    assert taken == [(2, (1, 2))]
 
 
 async def test_when_deliveries_passed_the_stages_before_is_remembered_of_the_last_ones(

@@ -628,6 +628,36 @@ def test_news_that_overtake_the_connect_are_not_lost() -> None:
     assert others(session.more(page(), FULL, 0.0)) == [], "the stream does not have it: it is not asked for again"
 
 
+def ask_of(session: Session, offset: int) -> Effect:
+    (asked,) = (each for each in send(session, {"send": {"data": {"ack": offset}}}) if isinstance(each, AckRequested))
+    return asked
+
+
+def test_after_a_failed_acknowledgement_the_next_one_does_not_say_what_was_given() -> None:
+    session = opened()
+    for offset in (1, 2, 3, 4):
+        session.published(recipient(offset), FULL["p1"], 0.0)
+    assert ask_of(session, 1) == AckRequested(0, 1, "e", shown=(1,))
+    session.ack_failed()
+    assert [ask_of(session, offset) for offset in (1, 2)] == [AckRequested(0, 1, "e"), AckRequested(0, 2, "e")]
+    assert ask_of(session, 3) == AckRequested(0, 3, "e", shown=(3,))
+
+
+def test_what_an_earlier_connection_may_have_given_is_acknowledged_without_saying_what_was() -> None:
+    session = new()
+    position = {"device": {"recover": True, "epoch": "e", "offset": 3}}
+    connect(session, result(0, True, page(1, 3, 4, 5, 6, 7), acked=0), position, app=LiveAppConfig(window=8))
+    asked = [ask_of(session, offset) for offset in (1, 3, 4, 6)]
+    unknown = [AckRequested(0, 1, "e"), AckRequested(0, 3, "e")]
+    assert asked == [*unknown, AckRequested(0, 4, "e", shown=(4,)), AckRequested(0, 6, "e", shown=(5, 6))]
+
+
+def test_what_was_not_given_is_acknowledged_without_saying_what_was() -> None:
+    session = new()
+    connect(session, result(0, False, page(1, 2, top=5)))
+    assert ask_of(session, 5) == AckRequested(0, 5, "e")
+
+
 def test_news_that_overtake_a_connect_without_room_come_after_the_acknowledgement() -> None:
     session = new()
     send(session, {"id": 1, "connect": {"subs": {"device": {"recover": True, "epoch": "e", "offset": 0}}}})

@@ -92,11 +92,12 @@ class Acks:
         device_id: str,
         position: Position,
         given: Sequence[Reference] | None = None,
-        shown: Sequence[int] = (),
+        shown: Sequence[int] | None = None,
     ) -> Acked:
         """Acknowledge everything up to a position. Raises `StoreUnavailable`; the device repeats it then."""
         caller, known = _Caller(app, device_id), None if given is None else tuple(given)
-        self.take(caller, AckRequested(0, position.offset, position.epoch, known, tuple(shown)))
+        offsets = None if shown is None else tuple(shown)
+        self.take(caller, AckRequested(0, position.offset, position.epoch, known, offsets))
         return await caller.answer
 
     def take(self, acknowledger: Acknowledger, ask: AckRequested) -> None:

@@ -160,6 +160,8 @@ class Connection:
     def acked(self, command_id: int, result: Acked | Exception) -> None:
         """Answer an acknowledgement."""
         try:
+            if not isinstance(result, Acked):
+                self.session.ack_failed()
             if isinstance(result, Acked):
                 self._do_all(self.session.acked(command_id, result.fault))  # Nothing is due earlier than before.
             elif isinstance(result, PushsvcError):
@@ -274,12 +276,7 @@ class Connection:
             self.gateway.spawn(self._ack_waiting())
         inside = ask.offset <= self.session.top
         waiting = self._acks.get(inside)
-        if waiting is None:
-            self._acks[inside] = ask
-        elif ask.offset > waiting.offset:
-            given = None if waiting.given is None or ask.given is None else (*waiting.given, *ask.given)
-            shown = () if given is not None else (*waiting.offsets, *ask.offsets)
-            self._acks[inside] = AckRequested(ask.id, ask.offset, ask.epoch, given, shown)
+        self._acks[inside] = ask if waiting is None else _both(waiting, ask)
 
     async def _ack_waiting(self) -> None:
         """Take the acknowledgements that wait, until none does. While Redis is away they are kept; what is left at the
@@ -295,7 +292,8 @@ class Connection:
                 except StoreUnavailable:
                     if self.ended:
                         break
-                    self._acks.setdefault(inside, ask)
+                    newer = self._acks.get(inside)
+                    self._acks[inside] = ask if newer is None else _both(ask, newer)
                     await self.gateway.pause(1.0 + self.gateway.random())
             self._acks = None
 
@@ -322,6 +320,16 @@ class Connection:
         if foreground is not None:
             self._foreground = foreground
         return self.gateway.heartbeats.agree((self.app, self.device_id), requested, foreground=self._foreground)
+
+
+def _both(ask: AckRequested, newer: AckRequested) -> AckRequested:
+    """Return one acknowledgement that stands for two."""
+    if newer.offset <= ask.offset:
+        return ask
+    given = None if ask.given is None or newer.given is None else (*ask.given, *newer.given)
+    unknown = given is not None or ask.offsets is None or newer.offsets is None
+    shown = None if unknown else (*(ask.offsets or ()), *(newer.offsets or ()))
+    return AckRequested(newer.id, newer.offset, newer.epoch, given, shown)
 
 
 _NOTHING = Rendered(b"")

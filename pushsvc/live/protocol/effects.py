@@ -69,12 +69,12 @@ class AckRequested(Struct, frozen=True, gc=False):
     given: tuple[Reference, ...] | None = None
     """The deliveries that this connection was given up to there and that were not acknowledged; None where some are not
     known."""
-    shown: tuple[int, ...] = ()
-    """The offsets of these where some are not known."""
+    shown: tuple[int, ...] | None = None
+    """The offsets of these where some are not known; None where these are not known either, as in a repeat."""
 
     @property
-    def offsets(self) -> tuple[int, ...]:
-        """The offsets of what this connection was given."""
+    def offsets(self) -> tuple[int, ...] | None:
+        """The offsets of what this connection was given; None where they are not known."""
         return self.shown if self.given is None else tuple(each.offset for each in self.given)
 
 

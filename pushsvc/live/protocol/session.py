@@ -220,7 +220,9 @@ class Session:
         self._state = _OPEN
         page, window = result.page, self._window
         early = window.top if self.epoch == page.epoch else 0
-        window.begin(app, since=result.since, acked=result.acked, top=max(early, page.top), floor=page.floor)
+        shown = min(self._resume_offset or 0, page.top)
+        top = max(early, page.top)
+        window.begin(app, since=result.since, acked=result.acked, top=top, floor=page.floor, shown=shown)
         self.epoch, self._unread = page.epoch, result.unread
         announced = 0 if self._frame_pings else math.ceil(heartbeat)
         self._beats.begin(heartbeat, now + heartbeat * (0.5 + self._spread / 2), announced=announced or NEVER)
@@ -293,6 +295,10 @@ class Session:
         kind: FaultKind = "position" if fault == "offset" else "epoch"
         error = codes.BAD_REQUEST if fault == "offset" else codes.UNRECOVERABLE_POSITION
         return [FaultSeen(kind), *self.error(command_id, error)]
+
+    def ack_failed(self) -> None:
+        """Note that an acknowledgement could not be taken."""
+        self._window.unsure()
 
     def done(self, command_id: int, data: bytes = b"{}") -> list[Effect]:
         """Answer a command with a result, in JSON."""

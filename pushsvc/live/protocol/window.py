@@ -14,6 +14,7 @@ All but the flight are offsets: `begin` sets all of them, and the others move th
 | `_paging`  | is asked for by a `MoreRequested`; 0: nothing is   | `more`; 0 again by `answered`                      |
 | `_floor`   | that is missing was announced by a connect     | `begin`                                            |
 | `_last`    | was given; the next publication's `prev`       | `_give`                                            |
+| `_unsure`  | may have been given unknown to this; 0: nothing | `begin`, `unsure`; 0 again by `acknowledge`        |
 | `_flight`  | (not up to: each that is to be acknowledged)   | in by `_give`; out by an acknowledgement           |
 """
 
@@ -53,6 +54,7 @@ class StreamWindow:
         "_paging",
         "_resend_after",
         "_through",
+        "_unsure",
         "acked",
         "app",
         "paused",
@@ -72,6 +74,7 @@ class StreamWindow:
         self._paging = 0
         self._last = 0
         self._floor = 0
+        self._unsure = 0
         self._flight: dict[int, tuple[float, int, Reference | None]] = {}
         """Offsets that are to be acknowledged, with the instant of the next resend, the number of resends left, and the
         delivery, if that is known."""
@@ -79,11 +82,12 @@ class StreamWindow:
     def __len__(self) -> int:
         return len(self._flight)
 
-    def begin(self, app: LiveAppConfig, *, since: int, acked: int, top: int, floor: int = 0) -> None:
-        """Begin behind an offset of a stream."""
+    def begin(self, app: LiveAppConfig, *, since: int, acked: int, top: int, floor: int = 0, shown: int = 0) -> None:
+        """Begin behind an offset of a stream. Up to `shown` other connections may have given the device all."""
         self._use(app)
         self._through = self._last = since
         self.acked, self.top, self._floor = acked, top, floor
+        self._unsure = shown if shown > acked else 0
 
     def _use(self, app: LiveAppConfig) -> None:
         self.app = app
@@ -99,24 +103,34 @@ class StreamWindow:
         """How many publications may be handed out."""
         return 0 if self.paused else self.app.window - len(self._flight)
 
+    def unsure(self) -> None:
+        """Note that an acknowledgement has failed: what it covered is no longer known."""
+        self._unsure = max(self._unsure, self.acked)
+
     def acknowledge(self, asked: AckRequested) -> AckRequested:
         """Take an acknowledgement of everything up to an offset, which makes room at once. Return it with the
         deliveries that were given, or with their offsets alone where some are not known; as it is if its offset is not
-        new or beyond the stream."""
+        new or beyond the stream, or was not given, or if something before it may have been given unknown to this."""
         offset = asked.offset
         if not self.acked < offset <= self.top:
             return asked
         self.acked = offset
-        flight = self._flight
-        if len(flight) == 1 and (own := flight.get(offset)) is not None and own[2] is not None:  # as nearly always
+        flight, unsure = self._flight, self._unsure
+        if unsure:
+            if offset >= unsure:
+                self._unsure = 0
+        elif len(flight) == 1 and (own := flight.get(offset)) is not None and own[2] is not None:  # as nearly always
             flight.clear()
             self.resend_at = NEVER
             return AckRequested(asked.id, offset, asked.epoch, (own[2],))
+        unknown = unsure or offset not in flight
         shown = [each for each in flight if each <= offset]
         given = [flight.pop(each)[2] for each in shown]
         if not flight:
             self.resend_at = NEVER
-        if None in given or not given:
+        if unknown:
+            return asked
+        if None in given:
             return AckRequested(asked.id, offset, asked.epoch, None, tuple(shown))
         return AckRequested(asked.id, offset, asked.epoch, cast("tuple[Reference, ...]", tuple(given)))
 

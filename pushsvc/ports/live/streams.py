@@ -245,10 +245,11 @@ class LiveStreams(Protocol):
         """End a connection. Returns False, and changes nothing, where it is not the device's present connection."""
 
     async def acking(
-        self, app: str, positions: Sequence[tuple[str, Position]], given: Sequence[Sequence[int]] = ()
+        self, app: str, positions: Sequence[tuple[str, Position]], given: Sequence[Sequence[int] | None] = ()
     ) -> list[Acked]:
         """Return what `ack` would, and change nothing. What has expired is named only if it is among the offsets that
-        each device was `given`: otherwise it was never seen.
+        each device was `given`: otherwise it was never seen. None, and without `given` all: what each was given is not
+        known, and everything is named.
 
         End the deliveries that this names first, then call `ack` with them: if the process dies in between, the device
         repeats its acknowledgement, and no delivery is acknowledged without having ended.

@@ -2,12 +2,12 @@
 --
 -- KEYS  1 ps:D:count
 -- ARGV  1 prefix `ps:D:`; 2 1 to change nothing; 3 packed, for each device the digest of its id; epoch or -1 for any,
---       and offset, doubles; 65535, or the number, 2 bytes, of deliveries that have ended, or to change nothing, of
+--       and offset, doubles; 65535 for any, or the number, 2 bytes, of deliveries that have ended, or to change nothing, of
 --       those that the device was given, and their offsets, 4 bytes each, in their order: where another one that is open
 --       would be acknowledged, the fault is `open`, and nothing is; 4 now ms
 -- Returns for each { fault, acked, unacked, acked before, offset, index, platform, facts, .. of what was not
--- acknowledged before, where all may be, without what has expired and was not given }; or what was acknowledged before alone, where everything is acknowledged as
--- it was asked
+-- acknowledged before, where all may be, without what has expired and was not given }; or what was acknowledged before
+-- alone, where everything is acknowledged as it was asked
 
 -- include: live_stream
 
@@ -54,11 +54,11 @@ local function have_ended(s, first, through, ended)
 end
 
 -- Names what is acknowledged by these records: what has expired only where it was given, since otherwise it was never
--- seen.
+-- seen, or where it is not known what was.
 local function name(own, s, first, through, given)
   for record = first, through - 1 do
     local facts = facts_of(prefix, key_at(s, record))
-    if facts and (expires_at(facts) > now or behind_place_of(s, record, given, 1)) then
+    if facts and (not given or expires_at(facts) > now or behind_place_of(s, record, given, 1)) then
       local index, platform = index_and_platform(s, record)
       local o = #own
       own[o + 1], own[o + 2] = offset_at(s, record), index
@@ -97,7 +97,7 @@ local function take(n, value, epoch, offset, ended)
     if fault == '' and offset > s.acked then
       local first = first_open(s, through)
       if look or not ended then
-        name(own, s, first, through, ended or '')
+        name(own, s, first, through, ended)
       elseif not have_ended(s, first, through, ended) then
         own[1], through = 'open', first
       end

@@ -245,7 +245,7 @@ class RedisStreams(RedisAppends, RedisGateways):
     # --- what a device has ------------------------------------------------------------------------
 
     async def acking(
-        self, app: str, positions: Sequence[tuple[str, Position]], given: Sequence[Sequence[int]] = ()
+        self, app: str, positions: Sequence[tuple[str, Position]], given: Sequence[Sequence[int] | None] = ()
     ) -> list[Acked]:
         return await self._ack(app, positions, given, look=True)
 
