@@ -506,6 +506,17 @@ async def test_a_held_route_reads_on_when_all_that_it_has_in_memory_expires_by_i
         assert worker.held == {}
 
 
+async def test_an_outage_of_a_part_with_connections_of_its_own_costs_no_attempt() -> None:
+    store, provider = memory_store(), FakeProvider()
+    provider.says = lambda delivery: Unavailable(reason="connection_lost", maybe_sent=True, part="broadcasts")
+    async with working(store.queue, provider) as worker:
+        await store.pushes.accept(push("p", *many("t", 20), ttl=86_400.0))
+        await asyncio.sleep(3600.0)
+        assert (await counts(store, "p"), worker.held) == ({"total": 20, "retrying": 20}, {})
+        provider.says = lambda delivery: Sent(status=200)
+        assert await until_ended(store, "p", 7200.0) == {"total": 20, "sent": 20}
+
+
 async def test_a_corrected_credential_is_probed_at_once() -> None:
     loop = asyncio.get_running_loop()
     store, provider = memory_store(), FakeProvider()

@@ -87,7 +87,8 @@ class RouteWatch:
             return "delivery"
         if cause is None:
             self.health.unjudged(now, probe=probe)
-            return "route" if held is not None else "delivery"
+            of_part = isinstance(outcome, Unavailable) and bool(outcome.part)  # its own connections are in trouble
+            return "route" if held is not None or of_part else "delivery"
         wait = 0.0
         if isinstance(outcome, Throttled) and outcome.scope == "route":
             default = self._policy.throttled.get(platform_of(self._route.platform), 0.0)
