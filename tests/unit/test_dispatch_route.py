@@ -513,6 +513,7 @@ async def test_an_outage_of_a_part_with_connections_of_its_own_costs_no_attempt(
         await store.pushes.accept(push("p", *many("t", 20), ttl=86_400.0))
         await asyncio.sleep(3600.0)
         assert (await counts(store, "p"), worker.held) == ({"total": 20, "retrying": 20}, {})
+        assert len(provider.submitted) < 20 * 20  # the waits grow
         provider.says = lambda delivery: Sent(status=200)
         assert await until_ended(store, "p", 7200.0) == {"total": 20, "sent": 20}
 

@@ -87,8 +87,9 @@ class RouteWatch:
             return "delivery"
         if cause is None:
             self.health.unjudged(now, probe=probe)
-            of_part = isinstance(outcome, Unavailable) and bool(outcome.part)  # its own connections are in trouble
-            return "route" if held is not None or of_part else "delivery"
+            if isinstance(outcome, Unavailable) and outcome.part:
+                return "nobody"  # Its own connections are in trouble.
+            return "route" if held is not None else "delivery"
         wait = 0.0
         if isinstance(outcome, Throttled) and outcome.scope == "route":
             default = self._policy.throttled.get(platform_of(self._route.platform), 0.0)
