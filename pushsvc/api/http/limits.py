@@ -49,7 +49,7 @@ class ApiLimits:
         try:
             reply = await work()
         except AnswerUnread:
-            raise
+            raise  # Its push was accepted.
         except Exception:
             await self.give_back(key, pushes)
             raise
